@@ -1,0 +1,85 @@
+/**
+ * What raft/host.ts needs from the outside: storage, transport, state machine, directory, a scheduler.
+ * Everything is callback-based and free of clocks, so that a simulation can own every interleaving.
+ */
+import type { ConfState, Entry, GroupId, HardState, LogReader, NodeId, ReplicaId, SnapshotMeta } from './types.ts';
+
+/** One group's share of a write. */
+export interface GroupWrite {
+  readonly group: GroupId;
+  readonly hardState: HardState | null;
+  /** A first index at or below the group's last index replaces the tail from there, in the same batch. */
+  readonly entries: readonly Entry[];
+  /** Make the staged snapshot current: its rows become the state, the log restarts behind it. */
+  readonly snapshot: SnapshotMeta | null;
+  /** New first index of the log (0: unchanged). Entries below it become unreadable at once and are deleted later. */
+  readonly compactTo: number;
+}
+
+/**
+ * The one writer of a node. At most one write is in flight; the host waits for `done` before the next.
+ * Besides `groups`, a write carries every state row and applied index that the state machine put before the call,
+ * so that applied state is never durable ahead of the log that explains it, nor behind by more than one write.
+ */
+export interface HostStorage {
+  log(group: GroupId): LogReader;
+  /** One atomic, synced batch. An error is final: the host stops acknowledging and reports it as fatal. */
+  write(groups: readonly GroupWrite[], done: (error: Error | null) => void): void;
+  /** True while applied rows wait for a write: the host then writes within one tick even if no group asks for it. */
+  hasPendingState(): boolean;
+  /** Applied position of a group; rides in the next write. `conf` when the entry changed the membership. */
+  setApplied(group: GroupId, applied: { index: number; term: number; conf: ConfState | null }): void;
+  /** Approximate bytes of log held for the group, and of those at or below `index`. */
+  logBytes(group: GroupId): number;
+  /** The smallest first index that keeps at most `bytes` of log for the group. */
+  firstIndexKeeping(group: GroupId, bytes: number): number;
+  /** The durable applied index; a log is never compacted past it. */
+  durableApplied(group: GroupId): number;
+}
+
+/** Best-effort delivery of frames between nodes, in order while a link lives; a lost link loses what was in flight. */
+export interface Transport {
+  /** False when there is no link or its buffer is full: the frame was dropped. */
+  send(to: NodeId, frame: Uint8Array): boolean;
+  /** Bytes accepted by `send` that have not left this process. */
+  bufferedBytes(to: NodeId): number;
+}
+
+/** The replicated state machine. Called with committed entries in order, each exactly once per state. */
+export interface StateMachine {
+  /** Must not throw for any committed data. Returns the reply for whoever proposed it (opaque to Raft). */
+  apply(group: GroupId, entry: Entry): unknown;
+  /** A membership change was applied; `context` is what the proposer attached. */
+  applyConf(group: GroupId, entry: Entry, conf: ConfState, context: Uint8Array): void;
+  /** The group's state was replaced by a snapshot: forget caches. */
+  restored(group: GroupId, meta: SnapshotMeta): void;
+}
+
+/** Fetches snapshots from another node in chunks that resume, and stages their rows beside the current state. */
+export interface SnapshotFetcher {
+  /**
+   * At most one fetch per group is under way; a second call for it is ignored. `done` gets the staged snapshot's
+   * position, or an error after which nothing stays staged.
+   */
+  fetch(group: GroupId, from: NodeId, index: number, done: (error: Error | null, meta: SnapshotMeta | null) => void): void;
+}
+
+/** Where replicas live. */
+export interface Directory {
+  /** The node hosting `replica` of `group`, or undefined while unknown. */
+  node(group: GroupId, replica: ReplicaId): NodeId | undefined;
+}
+
+export interface HostPorts {
+  readonly storage: HostStorage;
+  readonly transport: Transport;
+  readonly machine: StateMachine;
+  readonly snapshots: SnapshotFetcher;
+  readonly directory: Directory;
+  /** Run `work` soon, after the current call stack (setImmediate in production). */
+  readonly schedule: (work: () => void) => void;
+  /** A write failed or an invariant broke: the process must stop serving. */
+  readonly fatal: (error: Error) => void;
+  /** Role or leader of a group changed on this node. */
+  readonly onLeader?: (group: GroupId, leader: ReplicaId, term: number, isSelf: boolean) => void;
+}

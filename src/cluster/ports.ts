@@ -1,0 +1,81 @@
+/**
+ * The seams inside src/cluster: who this node is, how it talks to its peers. links.ts implements PeerNetwork over ws;
+ * founding.ts decides once who the first members are; topology.ts and coordinator.ts build on both.
+ */
+
+/** This node, as its data directory knows it. `generation` and `nonce` change at every open (fsynced before use). */
+export interface NodeIdentity {
+  readonly name: string;
+  /** Random, minted with the data directory. */
+  readonly storeId: string;
+  /** '' until founded or joined. */
+  readonly clusterId: string;
+  readonly generation: number;
+  readonly nonce: string;
+}
+
+/** Another node as it introduced itself in an authenticated handshake. */
+export interface PeerInfo {
+  readonly name: string;
+  readonly storeId: string;
+  readonly clusterId: string;
+  readonly generation: number;
+  readonly nonce: string;
+  /** host:port it wants to be reached at. */
+  readonly address: string;
+  readonly wireFormat: number;
+}
+
+/** Small synced key-value facts about this node itself (identity, promises, peers' generations). storage/ implements it. */
+export interface NodeFacts {
+  get(key: string): Uint8Array | undefined;
+  /** Resolves when synced. */
+  put(key: string, value: Uint8Array): Promise<void>;
+}
+
+/** What founding agrees on; written by every founding member before it counts itself founded. */
+export interface FoundingRecord {
+  readonly clusterId: string;
+  /** In byte order of name. */
+  readonly members: readonly { readonly name: string; readonly storeId: string; readonly address: string }[];
+  /** Hex key that members without a configured secret authenticate with afterwards. */
+  readonly mintedKey: string;
+}
+
+/** Request kinds multiplexed over a peer link; the body is opaque to the link. */
+export const RequestKind = {
+  /** Propose an encoded command: body group u16, command. Answer: JSON outcome. */
+  propose: 1,
+  /** A store verb for a node that hosts no replica of the group: JSON in, verb answer out. */
+  read: 2,
+  /** Change to the topology group, JSON. */
+  topology: 3,
+  /** Node status for GET /v1/cluster, JSON. */
+  status: 4,
+} as const;
+export type RequestKind = (typeof RequestKind)[keyof typeof RequestKind];
+
+/** 'link_down': certainly not delivered. 'lost': sent, the link broke or time ran out before an answer. */
+export type RequestFailure = 'link_down' | 'lost' | 'remote_error';
+
+export interface PeerNetwork {
+  /** Best effort; false when there is no link or its buffer bound is reached. Raft frames go out at once. */
+  send(node: string, frame: Uint8Array): boolean;
+  bufferedBytes(node: string): number;
+  /**
+   * One request, one answer, correlated by id; requests made in one turn of the event loop share a frame.
+   * `done` is called exactly once.
+   */
+  request(node: string, kind: RequestKind, body: Uint8Array, timeoutMs: number, done: (failure: RequestFailure | null, answer: Uint8Array | null) => void): void;
+  isUp(node: string): boolean;
+  /** Names of peers with a live, authenticated link. */
+  up(): readonly string[];
+}
+
+export interface PeerEvents {
+  onFrame(from: string, frame: Uint8Array): void;
+  /** Answer by calling `reply` once, now or later; throwing answers remote_error. */
+  onRequest(from: string, kind: RequestKind, body: Uint8Array, reply: (answer: Uint8Array) => void): void;
+  onUp(peer: PeerInfo): void;
+  onDown(node: string): void;
+}

@@ -1,0 +1,208 @@
+/**
+ * The state machine's vocabulary: what a command carries in, which rows a context is made of, what comes out.
+ * Pure: no clock, no IO, no JSON parsing after the edge. Everything apply needs to decide is in the command.
+ * Text from clients is kept as the bytes that came in (`…Text`: UTF-8 JSON text) and never re-encoded.
+ */
+
+/** What a part is to tool integrity. `both`: a call that carries its own result (AI SDK tool parts). */
+export const PartRole = { none: 0, call: 1, result: 2, both: 3 } as const;
+export type PartRole = (typeof PartRole)[keyof typeof PartRole];
+
+/** What a message's role means to windows. `other` is any role not listed. */
+export const RoleKind = { other: 0, system: 1, user: 2, assistant: 3, tool: 4 } as const;
+export type RoleKind = (typeof RoleKind)[keyof typeof RoleKind];
+
+/** One element of a message's `parts` array, described at the edge so that apply never parses JSON. */
+export interface PartInfo {
+  /** Byte offsets of the element's JSON text within `partsText`: [start, end). */
+  readonly start: number;
+  readonly end: number;
+  /** The part's `type`. */
+  readonly kind: string;
+  readonly role: PartRole;
+  /** Call id for call, result and both; '' otherwise. */
+  readonly callId: string;
+  /** Estimated tokens of this part alone. */
+  readonly tokens: number;
+}
+
+/** A validated message on its way in. */
+export interface NewMessage {
+  /** JSON string literal of the role, quotes included ("system" and "developer" have roleKind system). */
+  readonly roleText: Uint8Array;
+  readonly roleKind: RoleKind;
+  /** JSON string literal of the client's id, or empty. */
+  readonly idText: Uint8Array;
+  /** JSON array text, verbatim. */
+  readonly partsText: Uint8Array;
+  /** JSON object text, verbatim; `{}` when absent. */
+  readonly metadataText: Uint8Array;
+  readonly parts: readonly PartInfo[];
+  /** The client's `token_count` when tokensGiven, else the sum of the parts' estimates. */
+  readonly tokens: number;
+  readonly tokensGiven: boolean;
+}
+
+export type Strategy = 'last_n' | 'skip_parts' | 'manual';
+
+/** A complete, validated policy; defaults are filled in at the edge. */
+export interface Policy {
+  readonly strategy: Strategy;
+  /** Messages beyond which compaction is due; ignored by manual. */
+  readonly limit: number;
+  /** Part type prefixes that skip_parts removes. */
+  readonly skipKinds: readonly string[];
+  /** Share of token_budget a compaction cuts to; at most trigger_ratio. */
+  readonly targetRatio: number;
+  /** Keep leading system messages and a compaction's replacement until everything else is gone. */
+  readonly pin: boolean;
+}
+
+/** Settings of a context: written by `put`, read by appends and windows. Raising any of them raises configRevision. */
+export interface ContextConfig {
+  readonly tokenBudget: number;
+  readonly triggerRatio: number;
+  readonly policy: Policy;
+  /** JSON object text. */
+  readonly metadataText: Uint8Array;
+  /** Model name for token estimates; '' for the server's default. */
+  readonly model: string;
+  /** 0: lives for ever. */
+  readonly ttlSeconds: number;
+}
+
+export type ContextStatus = 'active' | 'tombstoned';
+
+/** The window as stored: not the messages but where they are. Deterministic from log, config history and compactions. */
+export interface WindowState {
+  /** Version of the compaction whose replacement rows lead the window; 0 for none. */
+  readonly replacementVersion: number;
+  readonly replacementCount: number;
+  /** Live messages are those with seq >= firstSeq, less `excluded`, plus the `pinned` ones below it. */
+  readonly firstSeq: number;
+  /** Seqs below firstSeq that stay because they are pinned (leading system messages), ascending. */
+  readonly pinned: readonly number[];
+  /** Seqs at or above firstSeq that left with the unit they belong to (e.g. a late result of a dropped call), ascending. */
+  readonly excluded: readonly number[];
+  /** Messages below `before` are shown without parts whose kind starts with one of `kinds` (skip_parts ran up to here). */
+  readonly stripped: readonly { readonly before: number; readonly kinds: readonly string[] }[];
+  /** Sum over the stored window. */
+  readonly tokens: number;
+  /** Messages in the stored window, replacement included. */
+  readonly count: number;
+  /** Version at which the window's prefix last changed (compaction of any kind); appends keep it. */
+  readonly stableSinceVersion: number;
+}
+
+/** Counters of a context; rewritten by every change, so it stays small. */
+export interface ContextHeader {
+  readonly status: ContextStatus;
+  readonly version: number;
+  readonly configRevision: number;
+  readonly lastSeq: number;
+  readonly archivedSeq: number;
+  /** Milliseconds since the epoch, from the stamps of commands. */
+  readonly createdAt: number;
+  readonly updatedAt: number;
+  readonly window: WindowState;
+  /** Keyed writes so far, and the oldest still remembered: the bounds of the idempotency ring. */
+  readonly keyedNewest: number;
+  readonly keyedOldest: number;
+}
+
+/**
+ * The tables a context's rows live in. `key` is a number (seq, version, ring position; sorted big-endian), a string,
+ * or '' where a context has one row. src/storage/keys.ts turns them into bytes.
+ */
+export type Table =
+  | 'config' // key ''
+  | 'header' // key ''
+  | 'message' // key seq
+  | 'replacement' // key: replacementVersion * 2^20 + position
+  | 'compaction' // key version
+  | 'openCall' // key: call id. Seqs of calls not yet answered
+  | 'keyed' // key: idempotency key. Digest of the body, first answer
+  | 'keyedRing'; // key: ring position. The idempotency key, for expiry
+export type RowKey = number | string;
+
+export interface Write {
+  readonly table: Table;
+  readonly context: string;
+  readonly key: RowKey;
+  /** null deletes. */
+  readonly value: Uint8Array | null;
+}
+
+/** What apply and windows read. Implemented by machine.ts over storage; always current, overlay included. */
+export interface Rows {
+  config(context: string): ContextConfig | undefined;
+  header(context: string): ContextHeader | undefined;
+  get(table: Table, context: string, key: RowKey): Uint8Array | undefined;
+}
+
+export type Command =
+  | {
+      readonly type: 'put';
+      readonly context: string;
+      /** Present fields replace, absent stay (or default on creation). */
+      readonly settings: Partial<ContextConfig>;
+      /** Compare-and-set on config_revision for read-modify-write callers; -1: unconditional. */
+      readonly ifConfigRevision: number;
+      /** true: fail with context_not_found instead of creating. */
+      readonly mustExist: boolean;
+    }
+  | {
+      readonly type: 'append';
+      readonly context: string;
+      readonly messages: readonly NewMessage[];
+      /** -1: unconditional. */
+      readonly ifVersion: number;
+      /** null when the client sent no Idempotency-Key. `digest`: 16 bytes over the request body. */
+      readonly idempotency: { readonly key: string; readonly digest: Uint8Array } | null;
+      /** The model the parts were counted for: must equal the context's, else the reply is `model_mismatch`. */
+      readonly model: string;
+    }
+  | {
+      readonly type: 'compact';
+      readonly context: string;
+      readonly replacement: readonly NewMessage[];
+      readonly ifVersion: number;
+      /** 0: nothing of the log stays in the window. */
+      readonly keepFromSeq: number;
+    }
+  | { readonly type: 'tombstone'; readonly context: string };
+
+/** The answer to a command, before it becomes HTTP. Survives JSON: it travels between nodes. */
+export type Reply =
+  | { readonly ok: true; readonly type: 'put'; readonly created: boolean }
+  | {
+      readonly ok: true;
+      readonly type: 'append';
+      readonly firstSeq: number;
+      readonly firstVersion: number;
+      readonly tokens: readonly number[];
+      readonly replayed: boolean;
+    }
+  | { readonly ok: true; readonly type: 'compact'; readonly version: number }
+  | { readonly ok: true; readonly type: 'tombstone' }
+  | { readonly ok: false; readonly code: 'context_not_found' | 'context_tombstoned' | 'idempotency_conflict' | 'invalid_command' }
+  | { readonly ok: false; readonly code: 'conflict'; readonly expected: number; readonly found: number }
+  | { readonly ok: false; readonly code: 'revision_conflict'; readonly expected: number; readonly found: number }
+  | { readonly ok: false; readonly code: 'invalid_keep_from_seq'; readonly lastSeq: number }
+  | { readonly ok: false; readonly code: 'model_mismatch'; readonly model: string };
+
+/** What changed, for streams and metrics; who acts on it is wired in node.ts. */
+export type ContextEvent =
+  | { readonly type: 'message'; readonly context: string; readonly seq: number; readonly version: number; readonly tokens: number; readonly roleKind: RoleKind }
+  | { readonly type: 'context'; readonly context: string; readonly version: number; readonly needsCompaction: boolean; readonly usedTokens: number }
+  | { readonly type: 'compaction'; readonly context: string; readonly version: number; readonly fromSeq: number; readonly toSeq: number }
+  | { readonly type: 'tombstoned'; readonly context: string; readonly version: number };
+
+export interface Outcome {
+  readonly reply: Reply;
+  readonly events: readonly ContextEvent[];
+  readonly writes: readonly Write[];
+  /** Decoded form of a header/config row in `writes`, so that caches need not decode it again. */
+  readonly header: ContextHeader | null;
+  readonly config: ContextConfig | null;
+}

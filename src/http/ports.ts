@@ -1,0 +1,76 @@
+/**
+ * What the HTTP layer needs from the rest of the node; node.ts supplies it. All failures are thrown as ApiError.
+ * JSON bodies that may carry client text are Buffers: the stored bytes are spliced in, never re-serialised.
+ */
+import type { Policy } from '../contexts/types.ts';
+
+export type Consistency = 'linearizable' | 'stale';
+
+/** PUT body after validation; absent fields stay as they are. */
+export interface PutSettings {
+  readonly tokenBudget?: number;
+  readonly triggerRatio?: number;
+  /** Complete, defaults filled in and checked against trigger_ratio as far as the request tells. */
+  readonly policy?: Policy;
+  /** JSON object text whose numbers survive a double (checked). */
+  readonly metadataText?: Uint8Array;
+  readonly model?: string;
+  readonly ttlSeconds?: number;
+}
+
+/** A read's answer. `appliedIndex` is set for stale reads (header X-Applied-Index). */
+export interface ReadAnswer {
+  readonly body: Buffer;
+  readonly appliedIndex: number | null;
+}
+
+export interface WindowQuery {
+  readonly budgetTokens: number | null;
+  readonly ifVersion: number | null;
+  readonly full: boolean;
+  /** If-None-Match values as sent, or null. */
+  readonly ifNoneMatch: string | null;
+}
+
+export interface WindowAnswer extends ReadAnswer {
+  /** Strong ETag, quotes included. */
+  readonly etag: string;
+  /** True: answer 304 without a body. */
+  readonly notModified: boolean;
+}
+
+export interface MessagesQuery {
+  readonly fromSeq: number;
+  /** null: to the end. */
+  readonly toSeq: number | null;
+  /** null: no such filter. Messages with a version above it. */
+  readonly afterVersion: number | null;
+  readonly limit: number;
+}
+
+export interface StoreApi {
+  /** Creates or updates; body is the context as GET returns it. */
+  put(id: string, settings: PutSettings): Promise<{ created: boolean; body: Buffer }>;
+  get(id: string, consistency: Consistency): Promise<ReadAnswer>;
+  /** Tombstone; idempotent. */
+  remove(id: string): Promise<void>;
+  /** `body` is the raw request body: {"message":…} or {"messages":[…]}, validated here in one pass. */
+  append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: Buffer; replayed: boolean }>;
+  tail(id: string, query: { offset: number; limit: number }, consistency: Consistency): Promise<ReadAnswer>;
+  messages(id: string, query: MessagesQuery, consistency: Consistency): Promise<ReadAnswer>;
+  window(id: string, query: WindowQuery, consistency: Consistency): Promise<WindowAnswer>;
+  /** `body` is the raw request body: {"replacement":[…],"if_version"?,"keep_from_seq"?}. */
+  compact(id: string, body: Buffer): Promise<{ body: Buffer }>;
+  /** JSON merge patch (RFC 7396) of the metadata object; body is the context. */
+  patchMetadata(id: string, patch: Record<string, unknown>): Promise<{ body: Buffer }>;
+}
+
+export interface HealthApi {
+  /** ready: null reason. Otherwise {"status":"starting"|"draining"|…,"reason":…}. */
+  ready(): { ready: boolean; status: string; reason: string | null };
+}
+
+export interface ClusterApi {
+  /** The answer of GET /v1/cluster. */
+  describe(): Promise<unknown>;
+}
