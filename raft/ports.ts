@@ -47,7 +47,10 @@ export interface Transport {
 
 /** The replicated state machine. Called with committed entries in order, each exactly once per state. */
 export interface StateMachine {
-  /** Must not throw for any committed data. Returns the reply for whoever proposed it (opaque to Raft). */
+  /**
+   * A normal entry with data; a leader's no-op is not shown. Must not throw for any committed data. Returns the reply
+   * for whoever proposed it (opaque to Raft).
+   */
   apply(group: GroupId, entry: Entry): unknown;
   /** A membership change was applied; `context` is what the proposer attached. */
   applyConf(group: GroupId, entry: Entry, conf: ConfState, context: Uint8Array): void;
@@ -62,6 +65,8 @@ export interface SnapshotFetcher {
    * position, or an error after which nothing stays staged.
    */
   fetch(group: GroupId, from: NodeId, index: number, done: (error: Error | null, meta: SnapshotMeta | null) => void): void;
+  /** The staged snapshot of `group` came too late to be of use and will not be installed: its rows may go. */
+  discard?(group: GroupId): void;
 }
 
 /** Where replicas live. */
