@@ -12,6 +12,8 @@ export interface PutSettings {
   readonly triggerRatio?: number;
   /** Complete, defaults filled in and checked against trigger_ratio as far as the request tells. */
   readonly policy?: Policy;
+  /** The client named policy.config.target_ratio itself, so mergeSettings (src/settings.ts) may not lower it. */
+  readonly targetRatioGiven?: boolean;
   /** JSON object text whose numbers survive a double (checked). */
   readonly metadataText?: Uint8Array;
   readonly model?: string;

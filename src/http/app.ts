@@ -1,0 +1,151 @@
+/**
+ * The HTTP application: fastify with the API's routes, its errors, its limits. Listening, upgrades and shutdown are
+ * node.ts' matter.
+ *
+ * Hot path: no logger child, no hook, no schema validation and no serializer per request; bodies go in and out as bytes.
+ */
+import swagger from '@fastify/swagger';
+import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
+import fastify from 'fastify';
+import type { FastifyInstance } from 'fastify';
+import { ApiError } from '../errors.ts';
+import { invalidJson } from '../ingest/scanner.ts';
+import { bearerAuth } from './auth.ts';
+import { answerClientError, JSON_TYPE, sendError, unsupportedMediaType } from './errors.ts';
+import { rawBody } from './input.ts';
+import { mountApi, mountNodeRoutes, toJson } from './routes.ts';
+import type { RouteDeps } from './routes.ts';
+import { COMPONENTS } from './schemas.ts';
+
+/** A call between nodes that travels over HTTP (finding each other, founding); src/cluster authenticates it itself. */
+export interface PeerRoute {
+  readonly method: string;
+  readonly path: string;
+  handler(body: unknown, headers: Readonly<Record<string, string | string[] | undefined>>): Promise<{ status: number; body: unknown }>;
+}
+
+export interface AppDeps extends RouteDeps {
+  readonly peerRoutes?: readonly PeerRoute[];
+}
+
+/** Time for the request line and headers, and for the whole request with its body. */
+const HEADERS_TIMEOUT_MS = 10_000;
+const REQUEST_RECEIVE_TIMEOUT_MS = 30_000;
+/** Longer than the 60 s after which load balancers drop idle connections, so that they, not we, close first. */
+const KEEP_ALIVE_TIMEOUT_MS = 72_000;
+const HEADER_BYTES_MAX = 16 * 1024;
+const PEER_BODY_BYTES_MAX = 1024 * 1024;
+
+/** Builds the application; it listens when its `listen` is called. */
+export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
+  const { config } = deps;
+  const app: FastifyInstance = fastify({
+    // The node's own logger says what is worth saying; fastify's would make a child for every request.
+    logger: false,
+    bodyLimit: config.bodyBytesMax,
+    requestTimeout: REQUEST_RECEIVE_TIMEOUT_MS,
+    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    // A request that got in while the node closes is served; node.ts closes the store after the server.
+    return503OnClosing: false,
+    forceCloseConnections: 'idle',
+    // Longer than any id could be when every byte is percent-encoded: an id too long gets its own answer, not 404.
+    routerOptions: { maxParamLength: HEADER_BYTES_MAX },
+    frameworkErrors: (error, request, reply) => sendError(error, request, reply, errorDeps),
+    clientErrorHandler: answerClientError,
+    http: {
+      headersTimeout: HEADERS_TIMEOUT_MS,
+      connectionsCheckingInterval: 5_000,
+      maxHeaderSize: HEADER_BYTES_MAX,
+      // Other upgrades (h2c) are declined by answering as if they had not been asked for (RFC 9110 §7.8).
+      shouldUpgradeCallback: (request) => request.headers.upgrade?.toLowerCase() === 'websocket' && app.server.listenerCount('upgrade') > 0,
+    },
+  });
+  const errorDeps = { logger: deps.logger, metrics: deps.metrics, bodyBytesMax: config.bodyBytesMax };
+  app.setErrorHandler((error, request, reply) => sendError(error, request, reply, errorDeps));
+  app.setNotFoundHandler((request, reply) => {
+    sendError(new ApiError('not_found', `There is no ${request.method} at this path. GET /openapi.json lists every call.`), request, reply, errorDeps);
+  });
+  // Schemas only describe (see schemas.ts), so nothing is compiled from them.
+  app.setValidatorCompiler(() => () => true);
+  app.setSerializerCompiler(() => (data) => JSON.stringify(data));
+  acceptOnlyJson(app);
+
+  await app.register(swagger, OPENAPI);
+  for (const component of COMPONENTS) app.addSchema(component);
+  const auth = bearerAuth(config.apiKeys);
+  app.register(
+    async (api) => {
+      if (auth.required) api.addHook('onRequest', async (request) => auth.check(request.headers.authorization));
+      mountApi(api, deps);
+    },
+    { prefix: '/v1' },
+  );
+  const metricsAuth = bearerAuth(config.metricsToken === null ? [] : [config.metricsToken]);
+  app.register(async (node) => mountNodeRoutes(node, deps, metricsAuth.check));
+  app.register(async (peers) => mountPeerRoutes(peers, deps.peerRoutes ?? []));
+  let document: Buffer | null = null;
+  app.get('/openapi.json', { schema: { hide: true } }, (_request, reply) => {
+    document ??= toJson(app.swagger());
+    reply.header('content-type', JSON_TYPE).send(document);
+  });
+  await app.ready();
+  return app;
+}
+
+/** Bodies are taken as bytes, and only JSON in UTF-8; what they mean is for the code that validates them. */
+function acceptOnlyJson(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
+    const type = request.headers['content-type'];
+    const plain = type === 'application/json' || /^application\/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?;?\s*$/i.test(type ?? '');
+    const encoding = request.headers['content-encoding'];
+    if (!plain || (encoding !== undefined && encoding !== 'identity')) done(unsupportedMediaType(), undefined);
+    else done(null, body);
+  });
+}
+
+function mountPeerRoutes(app: FastifyInstance, routes: readonly PeerRoute[]): void {
+  for (const route of routes) {
+    app.route({
+      method: route.method,
+      url: route.path,
+      bodyLimit: PEER_BODY_BYTES_MAX,
+      schema: { hide: true },
+      handler: async (request, reply) => {
+        const { status, body } = await route.handler(parsePeerBody(rawBody(request)), request.headers);
+        return reply.code(status).header('content-type', JSON_TYPE).send(toJson(body));
+      },
+    });
+  }
+}
+
+function parsePeerBody(body: Buffer): unknown {
+  if (body.length === 0) return undefined;
+  try {
+    return JSON.parse(body.toString('utf8'));
+  } catch (error) {
+    throw invalidJson(error instanceof Error ? error.message : 'it does not parse');
+  }
+}
+
+const OPENAPI: FastifyDynamicSwaggerOptions = {
+  openapi: {
+    openapi: '3.1.0',
+    info: {
+      title: 'Fastpaca Context Store',
+      version: '1',
+      description: 'Keeps the conversations of LLM applications: every message in order, durably, and the window that fits a token budget.',
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    tags: [
+      { name: 'contexts', description: 'Conversations and their windows.' },
+      { name: 'cluster', description: 'Nodes and groups.' },
+      { name: 'node', description: 'Probes and metrics of one node; outside /v1.' },
+    ],
+    components: { securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'One of FASTPACA_API_KEY, where it is set.' } } },
+    security: [{ apiKey: [] }, {}],
+  },
+  refResolver: {
+    buildLocalReference: (schema, _base, _fragment, index) => (typeof schema['$id'] === 'string' ? schema['$id'] : `schema-${index}`),
+  },
+};

@@ -1,0 +1,32 @@
+/**
+ * Bearer tokens: API keys for /v1, one token for /metrics. Also called for upgrades, which the framework's hooks never see.
+ */
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { ApiError } from '../errors.ts';
+
+export interface BearerAuth {
+  /** Throws ApiError unauthorized unless the Authorization header names an accepted token, or none is required. */
+  check(authorization: string | undefined): void;
+  readonly required: boolean;
+}
+
+/** Accepts any of `tokens`; with none, everything. */
+export function bearerAuth(tokens: readonly string[]): BearerAuth {
+  const digests = tokens.map(digest);
+  return {
+    required: digests.length > 0,
+    check(authorization) {
+      if (digests.length === 0) return;
+      const token = /^Bearer +(\S+)$/i.exec(authorization ?? '')?.[1];
+      const given = digest(token ?? '');
+      // Digests have one length, and all are compared, so that neither length nor position shows in the time taken.
+      let accepted = false;
+      for (const candidate of digests) accepted = timingSafeEqual(given, candidate) || accepted;
+      if (!accepted) throw new ApiError('unauthorized', 'Send one of the configured keys as Authorization: Bearer KEY.');
+    },
+  };
+}
+
+function digest(token: string): Buffer {
+  return createHash('sha256').update(token).digest();
+}

@@ -1,0 +1,152 @@
+/**
+ * The calls of the API: read the request, ask the store, send the bytes it answers. Handlers decide nothing else.
+ */
+import type { FastifyInstance, FastifyReply } from 'fastify';
+import type { Config } from '../config.ts';
+import type { Logger } from '../log.ts';
+import type { Metrics } from '../metrics.ts';
+import { parseMetadataPatch, parsePut, SETTINGS_BODY_BYTES_MAX } from '../settings.ts';
+import { JSON_TYPE } from './errors.ts';
+import { contextId, idempotencyKey, Query, rawBody, refuseQuery } from './input.ts';
+import type { ClusterApi, HealthApi, ReadAnswer, StoreApi } from './ports.ts';
+import { OPERATION_QUERY, OPERATIONS } from './schemas.ts';
+
+export interface RouteDeps {
+  readonly store: StoreApi;
+  readonly cluster: ClusterApi;
+  readonly health: HealthApi;
+  readonly metrics: Metrics;
+  readonly config: Config;
+  readonly logger: Logger;
+}
+
+type ById = { Params: { id: string } };
+
+/** An append that took longer than this is logged. */
+const SLOW_APPEND_MS = 1000;
+
+/** Mounts the calls under /v1. */
+export function mountApi(app: FastifyInstance, deps: RouteDeps): void {
+  const { store, metrics, config, logger } = deps;
+  const limits = { depthMax: config.depthMax };
+  const settingsBody = { bodyLimit: Math.min(SETTINGS_BODY_BYTES_MAX, config.bodyBytesMax) };
+
+  app.post<ById>('/contexts/:id/messages', { schema: OPERATIONS.appendMessages }, async (request, reply) => {
+    const started = performance.now();
+    refuseQuery(request);
+    const id = contextId(request);
+    const { body, replayed } = await store.append(id, rawBody(request), idempotencyKey(request));
+    if (replayed) reply.header('idempotent-replayed', 'true');
+    send(reply, 201, body);
+    const elapsed = performance.now() - started;
+    metrics.appendDuration.observe(elapsed);
+    if (elapsed > SLOW_APPEND_MS) logger.warn({ type: 'slow_append', context_id: id, duration_ms: Math.round(elapsed) }, 'an append was slow');
+    return reply;
+  });
+
+  app.put<ById>('/contexts/:id', { schema: OPERATIONS.putContext, ...settingsBody }, async (request, reply) => {
+    refuseQuery(request);
+    const { created, body } = await store.put(contextId(request), parsePut(rawBody(request), limits));
+    return send(reply, created ? 201 : 200, body);
+  });
+
+  app.get<ById>('/contexts/:id', { schema: OPERATIONS.getContext }, async (request, reply) => {
+    const query = Query.read(request, OPERATION_QUERY.getContext);
+    return sendRead(reply, await store.get(contextId(request), query.consistency()));
+  });
+
+  app.delete<ById>('/contexts/:id', { schema: OPERATIONS.deleteContext }, async (request, reply) => {
+    refuseQuery(request);
+    await store.remove(contextId(request));
+    metrics.requestAnswered(204);
+    return reply.code(204).send();
+  });
+
+  app.get<ById>('/contexts/:id/tail', { schema: OPERATIONS.getTail }, async (request, reply) => {
+    const query = Query.read(request, OPERATION_QUERY.getTail);
+    const page = { offset: query.integer('offset') ?? 0, limit: query.limit() };
+    return sendRead(reply, await store.tail(contextId(request), page, query.consistency()));
+  });
+
+  app.get<ById>('/contexts/:id/messages', { schema: OPERATIONS.getMessages }, async (request, reply) => {
+    const query = Query.read(request, OPERATION_QUERY.getMessages);
+    const range = {
+      fromSeq: query.integer('from_seq') ?? 1,
+      toSeq: query.integer('to_seq'),
+      afterVersion: query.integer('after_version'),
+      limit: query.limit(),
+    };
+    return sendRead(reply, await store.messages(contextId(request), range, query.consistency()));
+  });
+
+  app.get<ById>('/contexts/:id/context', { schema: OPERATIONS.getWindow }, async (request, reply) => {
+    const query = Query.read(request, OPERATION_QUERY.getWindow);
+    const wanted = {
+      budgetTokens: query.integer('budget_tokens'),
+      ifVersion: query.integer('if_version'),
+      full: query.boolean('full'),
+      ifNoneMatch: request.headers['if-none-match'] ?? null,
+    };
+    const answer = await store.window(contextId(request), wanted, query.consistency());
+    // A cache may keep the window but must ask whether it still holds.
+    reply.header('etag', answer.etag).header('cache-control', 'private, no-cache');
+    if (!answer.notModified) return sendRead(reply, answer);
+    metrics.requestAnswered(304);
+    return reply.code(304).send();
+  });
+
+  app.post<ById>('/contexts/:id/compact', { schema: OPERATIONS.compact }, async (request, reply) => {
+    refuseQuery(request);
+    const { body } = await store.compact(contextId(request), rawBody(request));
+    return send(reply, 200, body);
+  });
+
+  app.patch<ById>('/contexts/:id/metadata', { schema: OPERATIONS.patchMetadata, ...settingsBody }, async (request, reply) => {
+    refuseQuery(request);
+    const { body } = await store.patchMetadata(contextId(request), parseMetadataPatch(rawBody(request), limits));
+    return send(reply, 200, body);
+  });
+
+  app.get('/cluster', { schema: OPERATIONS.getCluster }, async (request, reply) => {
+    refuseQuery(request);
+    return send(reply, 200, toJson(await deps.cluster.describe()));
+  });
+
+  function sendRead(reply: FastifyReply, answer: ReadAnswer): FastifyReply {
+    if (answer.appliedIndex !== null) reply.header('x-applied-index', String(answer.appliedIndex));
+    return send(reply, 200, answer.body);
+  }
+
+  function send(reply: FastifyReply, status: number, body: Buffer): FastifyReply {
+    metrics.requestAnswered(status);
+    return reply.code(status).header('content-type', JSON_TYPE).send(body);
+  }
+}
+
+/** Mounts what probes and operators call: /health/* and /metrics. They take any query, as probes like to add one. */
+export function mountNodeRoutes(app: FastifyInstance, deps: RouteDeps, authorizeMetrics: (authorization: string | undefined) => void): void {
+  const alive = toJson({ status: 'ok' });
+  const isReady = toJson({ status: 'ready' });
+  const sendJson = (reply: FastifyReply, status: number, body: Buffer): FastifyReply =>
+    reply.code(status).header('content-type', JSON_TYPE).header('cache-control', 'no-store').send(body);
+
+  app.get('/health/live', { schema: OPERATIONS.live }, (_request, reply) => {
+    sendJson(reply, 200, alive);
+  });
+  app.get('/health/ping', { schema: OPERATIONS.ping }, (_request, reply) => {
+    sendJson(reply, 200, alive);
+  });
+  app.get('/health/ready', { schema: OPERATIONS.ready }, (_request, reply) => {
+    const { ready, status, reason } = deps.health.ready();
+    if (ready) sendJson(reply, 200, isReady);
+    else sendJson(reply.header('retry-after', '1'), 503, toJson({ status, reason }));
+  });
+  app.get('/metrics', { schema: OPERATIONS.metrics }, async (request, reply) => {
+    authorizeMetrics(request.headers.authorization);
+    return reply.header('content-type', deps.metrics.registry.contentType).send(await deps.metrics.registry.metrics());
+  });
+}
+
+export function toJson(value: unknown): Buffer {
+  return Buffer.from(JSON.stringify(value));
+}

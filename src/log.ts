@@ -1,0 +1,30 @@
+/**
+ * The node's log: pino JSON lines on standard output. Every line carries `type` (what happened, a fixed word) and
+ * `node`; lines about one thing carry `context_id`, `seq`, `group`. Message content is never logged.
+ */
+import { pino } from 'pino';
+import type { DestinationStream, Logger as PinoLogger } from 'pino';
+import type { LogLevel } from './config.ts';
+
+export type LogFields = Readonly<{ type: string } & Record<string, unknown>>;
+
+/** What modules log through. `fields.type` names the event; `err` is an Error, logged with its stack. */
+export interface Logger {
+  debug(fields: LogFields, message: string): void;
+  info(fields: LogFields, message: string): void;
+  warn(fields: LogFields, message: string): void;
+  error(fields: LogFields, message: string): void;
+}
+
+/** Opens the log. `destination` replaces standard output (tests). */
+export function createLogger(options: { level: LogLevel; node: string | null }, destination?: DestinationStream): Logger {
+  const settings = {
+    level: options.level,
+    base: options.node === null ? {} : { node: options.node },
+    timestamp: (): string => `,"time":"${new Date().toISOString()}"`,
+    formatters: { level: (label: string) => ({ level: label }) },
+    messageKey: 'message',
+  };
+  const logger: PinoLogger = destination === undefined ? pino(settings) : pino(settings, destination);
+  return logger;
+}
