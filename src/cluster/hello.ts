@@ -1,0 +1,187 @@
+/**
+ * The JSON documents nodes exchange and keep: who a node is, what it knows, the founding record. Decoders take
+ * `unknown` and throw DocumentError with the path of the first wrong field; nothing past them handles raw JSON.
+ */
+import { createHash } from 'node:crypto';
+import type { FoundingRecord, PeerInfo } from './ports.ts';
+
+/** How a node introduces itself on a link: PeerInfo, its recent opens, and its clock. */
+export interface LinkHello extends PeerInfo {
+  /**
+   * Nonces of the latest opens of its data directory, oldest first; the last is `nonce` and belongs to `generation`.
+   * A peer that remembers an earlier pair finds it here, unless the directory is a copy that was opened elsewhere.
+   */
+  readonly lineage: readonly string[];
+  /** Milliseconds since the epoch when it was written. */
+  readonly clockMs: number;
+}
+
+export interface KnownAddress {
+  readonly name: string;
+  readonly address: string;
+}
+
+/** The founding record without its key, so that it can be shown to whoever may ask. */
+export interface PublicRecord {
+  readonly clusterId: string;
+  readonly members: FoundingRecord['members'];
+  /** SHA-256 of the whole record, hex. */
+  readonly digest: string;
+}
+
+/** Answer of `POST /_peer/hello`, and its body: whoever asks introduces itself too. */
+export interface NodeHello {
+  readonly name: string;
+  readonly storeId: string;
+  readonly clusterId: string;
+  readonly address: string;
+  readonly generation: number;
+  /** Members it expects to found with. */
+  readonly clusterSize: number;
+  /** The committed record, or null while not founded. */
+  readonly founded: PublicRecord | null;
+  /** Digest of the record it has promised, or null. Stays set after founding. */
+  readonly promised: string | null;
+  readonly known: readonly KnownAddress[];
+}
+
+/** A document from a peer or from disk that does not have the expected shape. */
+export class DocumentError extends Error {
+  constructor(path: string, expected: string) {
+    super(`${path}: expected ${expected}`);
+    this.name = 'DocumentError';
+  }
+}
+
+/** SHA-256 over the record's fields in a fixed order, hex. Two records are the same iff their digests are. */
+export function recordDigest(record: FoundingRecord): string {
+  const members = record.members.map((member) => [member.name, member.storeId, member.address]);
+  return createHash('sha256').update(JSON.stringify([record.clusterId, members, record.mintedKey])).digest('hex');
+}
+
+/** What may be shown of a record. */
+export function publicRecord(record: FoundingRecord): PublicRecord {
+  return { clusterId: record.clusterId, members: record.members, digest: recordDigest(record) };
+}
+
+/** Bytes of a document for NodeFacts or a link frame. */
+export function encodeDocument(document: object): Uint8Array {
+  return Buffer.from(JSON.stringify(document));
+}
+
+/** Parses bytes written by encodeDocument; throws DocumentError when they are not JSON. */
+export function parseDocument(bytes: Uint8Array, what: string): unknown {
+  try {
+    return JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'));
+  } catch {
+    throw new DocumentError(what, 'JSON');
+  }
+}
+
+export function decodeLinkHello(value: unknown): LinkHello {
+  const fields = objectAt(value, 'hello');
+  const hello = {
+    name: textAt(fields, 'name'),
+    storeId: textAt(fields, 'storeId'),
+    clusterId: stringAt(fields, 'clusterId'),
+    generation: countAt(fields, 'generation'),
+    nonce: textAt(fields, 'nonce'),
+    address: textAt(fields, 'address'),
+    wireFormat: countAt(fields, 'wireFormat'),
+    lineage: listAt(fields, 'lineage').map((nonce, i) => stringOf(nonce, `lineage[${i}]`)),
+    clockMs: countAt(fields, 'clockMs'),
+  };
+  if (hello.lineage.at(-1) !== hello.nonce) throw new DocumentError('lineage', 'to end with the nonce');
+  if (hello.lineage.length > hello.generation) throw new DocumentError('lineage', 'no more nonces than generations');
+  return hello;
+}
+
+export function decodeNodeHello(value: unknown): NodeHello {
+  const fields = objectAt(value, 'hello');
+  const founded = fields['founded'];
+  const promised = fields['promised'];
+  return {
+    name: textAt(fields, 'name'),
+    storeId: textAt(fields, 'storeId'),
+    clusterId: stringAt(fields, 'clusterId'),
+    address: textAt(fields, 'address'),
+    generation: countAt(fields, 'generation'),
+    clusterSize: countAt(fields, 'clusterSize'),
+    founded: founded === null ? null : decodePublicRecord(founded),
+    promised: promised === null ? null : stringOf(promised, 'promised'),
+    known: listAt(fields, 'known').map((entry, i) => {
+      const known = objectAt(entry, `known[${i}]`);
+      return { name: textAt(known, 'name'), address: textAt(known, 'address') };
+    }),
+  };
+}
+
+/** Also checks what every record must satisfy: at least one member, distinct names in byte order, distinct stores. */
+export function decodeFoundingRecord(value: unknown): FoundingRecord {
+  const fields = objectAt(value, 'record');
+  return {
+    clusterId: textAt(fields, 'clusterId'),
+    members: decodeMembers(fields),
+    mintedKey: textAt(fields, 'mintedKey'),
+  };
+}
+
+function decodePublicRecord(value: unknown): PublicRecord {
+  const fields = objectAt(value, 'founded');
+  return { clusterId: textAt(fields, 'clusterId'), members: decodeMembers(fields), digest: textAt(fields, 'digest') };
+}
+
+function decodeMembers(fields: Record<string, unknown>): FoundingRecord['members'] {
+  const members = listAt(fields, 'members').map((entry, i) => {
+    const member = objectAt(entry, `members[${i}]`);
+    return { name: textAt(member, 'name'), storeId: textAt(member, 'storeId'), address: textAt(member, 'address') };
+  });
+  const stores = new Set(members.map((member) => member.storeId));
+  const ordered = members.every((member, i) => i === 0 || compareNames(members[i - 1]?.name ?? '', member.name) < 0);
+  if (members.length === 0 || !ordered || stores.size !== members.length) {
+    throw new DocumentError('members', 'distinct members in byte order of their names');
+  }
+  return members;
+}
+
+/** Byte order (of UTF-8) of two node names; the "lowest ID" of a cluster is the first in this order. */
+export function compareNames(a: string, b: string): number {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+}
+
+export function objectAt(value: unknown, path: string): Record<string, unknown> {
+  if (!isObject(value)) throw new DocumentError(path, 'an object');
+  return value;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+export function stringAt(fields: Record<string, unknown>, key: string): string {
+  return stringOf(fields[key], key);
+}
+
+/** A string that is not empty. */
+export function textAt(fields: Record<string, unknown>, key: string): string {
+  const text = stringOf(fields[key], key);
+  if (text === '') throw new DocumentError(key, 'a non-empty string');
+  return text;
+}
+
+export function countAt(fields: Record<string, unknown>, key: string): number {
+  const value = fields[key];
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw new DocumentError(key, 'a whole number');
+  return value;
+}
+
+export function listAt(fields: Record<string, unknown>, key: string): readonly unknown[] {
+  const value = fields[key];
+  if (!Array.isArray(value)) throw new DocumentError(key, 'a list');
+  return value;
+}
+
+export function stringOf(value: unknown, path: string): string {
+  if (typeof value !== 'string') throw new DocumentError(path, 'a string');
+  return value;
+}

@@ -1,0 +1,420 @@
+/**
+ * PeerNetwork over ws: one WebSocket per node pair on the node's own HTTP port, path `/_peer`. The node with the lower
+ * name dials; a link is authenticated before its upgrade is accepted, and both ends admit each other through their
+ * ledgers before anything else passes (link.ts). Snapshots do not travel here.
+ */
+import { STATUS_CODES } from 'node:http';
+import type { IncomingMessage } from 'node:http';
+import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { WebSocket, WebSocketServer } from 'ws';
+import type { PeerKeys } from './auth.ts';
+import { DocumentError, compareNames, objectAt, parseDocument, stringAt } from './hello.ts';
+import type { LinkHello } from './hello.ts';
+import type { PeerLedger, Refusal } from './identity.ts';
+import { FRAME_BYTES_MAX } from './link-frames.ts';
+import { Link } from './link.ts';
+import type { LinkOwner, RequestDone } from './link.ts';
+import type { PeerEvents, PeerNetwork, RequestKind } from './ports.ts';
+import { TimeoutWheel } from './timeouts.ts';
+
+export const PEER_PATH = '/_peer';
+/** One timer drives redials, deadlines, pings and liveness. */
+const TICK_MS = 50;
+/** Ticks between two judgements of liveness: a ping every 250 ms, four silent judgements are the end. */
+const JUDGE_TICKS = 5;
+const REDIAL_MS_MIN = 100;
+const REDIAL_MS_MAX = 1000;
+const DIAL_TIMEOUT_MS = 1000;
+/** A link that lived this long was a success: the next redial is immediate. */
+const STEADY_MS = 1000;
+const REFUSAL_BODY_BYTES_MAX = 4096;
+const NAME_HEADER = 'x-fastpaca-node';
+
+/** The part of a pino logger that links use. */
+export interface PeerLog {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+}
+
+/** PEM texts of mutual TLS between nodes. */
+export interface PeerTls {
+  readonly cert: string | Buffer;
+  readonly key: string | Buffer;
+  readonly ca: string | Buffer;
+}
+
+export interface PeerLinksOptions {
+  /** This node as it introduces itself now; `clockMs` is filled in by the links. */
+  readonly self: () => Omit<LinkHello, 'clockMs'>;
+  readonly ledger: PeerLedger;
+  readonly keys: PeerKeys;
+  readonly events: PeerEvents;
+  readonly log: PeerLog;
+  /** Null: plain TCP. */
+  readonly tls: PeerTls | null;
+}
+
+/** Why there is no link to a node. `refused by` it, or `refused` here; for readiness. */
+export interface LinkRefusal {
+  readonly node: string;
+  readonly reason: string;
+}
+
+/** What is known of one node that there should be a link to. */
+interface Target {
+  readonly name: string;
+  address: string;
+  /** The socket being opened, before it is a link. */
+  dialing: WebSocket | null;
+  dialed: Link | null;
+  backoffMs: number;
+  dialAtMs: number;
+  /** Why the last dial failed; logged when it changes. Null after a success. */
+  failure: string | null;
+}
+
+export class PeerLinks implements PeerNetwork {
+  readonly #options: PeerLinksOptions;
+  readonly #server = new WebSocketServer({
+    noServer: true,
+    clientTracking: false,
+    perMessageDeflate: false,
+    maxPayload: FRAME_BYTES_MAX,
+    skipUTF8Validation: true,
+  });
+  readonly #targets = new Map<string, Target>();
+  /** Every link that has not ended, in handshake or up. */
+  readonly #links = new Set<Link>();
+  /** The link in use for each node. */
+  readonly #up = new Map<string, Link>();
+  readonly #upSinceMs = new Map<string, number>();
+  readonly #refusals = new Map<string, string>();
+  readonly #wheel = new TimeoutWheel(performance.now());
+  readonly #owner: LinkOwner;
+  #timer: NodeJS.Timeout | null = null;
+  #ticks = 0;
+  #order = 0;
+  #closed = false;
+
+  constructor(options: PeerLinksOptions) {
+    this.#options = options;
+    this.#owner = {
+      wheel: this.#wheel,
+      hello: () => ({ ...options.self(), clockMs: Date.now() }),
+      admit: (link, peer) => this.#admit(link, peer),
+      up: (link, peer) => this.#linkUp(link, peer),
+      refusedBy: (link, reason) => this.#noteRefusal(link.peer?.name ?? link.dialed ?? 'unknown', `it refused this node: ${reason}`),
+      frame: (link, frame) => options.events.onFrame(nameOf(link), frame),
+      request: (link, kind, body, reply) => this.#serve(link, kind, body, reply),
+      down: (link, why) => this.#linkDown(link, why),
+    };
+  }
+
+  /** Starts the timer; nothing is dialed before `setPeers`. */
+  open(): void {
+    this.#timer ??= setInterval(() => this.#tick(), TICK_MS);
+  }
+
+  /** Ends every link, sending what is gathered. Requests in flight fail with 'lost'. No event follows. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer = null;
+    for (const target of this.#targets.values()) target.dialing?.terminate();
+    this.#targets.clear();
+    await Promise.all([...this.#links].map((link) => link.close()));
+  }
+
+  /**
+   * The nodes to be linked with, by name, and the host:port each is reached at. Links to others end; a changed address
+   * counts from the next dial on. This node's own name is ignored.
+   */
+  setPeers(peers: ReadonlyMap<string, string>): void {
+    if (this.#closed) return;
+    const self = this.#options.self().name;
+    for (const name of [...this.#targets.keys()]) if (!peers.has(name)) this.#forget(name);
+    for (const [name, address] of peers) {
+      if (name === self) continue;
+      const target = this.#targets.get(name);
+      if (target !== undefined) {
+        if (target.address !== address) target.dialAtMs = 0;
+        target.address = address;
+        continue;
+      }
+      const fresh = { name, address, dialing: null, dialed: null, backoffMs: REDIAL_MS_MIN, dialAtMs: 0, failure: null };
+      this.#targets.set(name, fresh);
+      this.#dial(fresh);
+    }
+  }
+
+  /** Takes an HTTP upgrade of PEER_PATH: answers 401 or 403 with a JSON reason, or makes it a link. */
+  handleUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.on('error', () => socket.destroy());
+    if (!this.#options.keys.accepts(request.headers.authorization)) {
+      const name = this.#claimedName(request);
+      // Anyone can claim a name: what they say must not speak against a peer whose link is up.
+      if (!this.#up.has(name)) this.#noteRefusal(name, 'refused here: it presented no key of this cluster');
+      return refuseUpgrade(socket, 401, 'unauthorized', 'no key of this cluster was presented (FASTPACA_CLUSTER_SECRET, FASTPACA_API_KEY)');
+    }
+    if (this.#closed || this.#options.self().clusterId === '') {
+      return refuseUpgrade(socket, 403, 'not_founded', this.#closed ? 'this node is closing' : 'this node belongs to no cluster yet');
+    }
+    // Upgrades of an HTTP server come on a net.Socket (a TLSSocket is one).
+    if (!(socket instanceof Socket)) return refuseUpgrade(socket, 403, 'forbidden', 'not a TCP connection');
+    this.#server.handleUpgrade(request, socket, head, (ws) => this.#adopt(ws, socket, null));
+  }
+
+  send(node: string, frame: Uint8Array): boolean {
+    return this.#up.get(node)?.sendFrame(frame) ?? false;
+  }
+
+  bufferedBytes(node: string): number {
+    return this.#up.get(node)?.bufferedBytes ?? 0;
+  }
+
+  /** `done` is never called before this returns. */
+  request(node: string, kind: RequestKind, body: Uint8Array, timeoutMs: number, done: RequestDone): void {
+    const accepted = this.#up.get(node)?.request(kind, body, timeoutMs, done) ?? false;
+    if (!accepted) setImmediate(done, 'link_down', null);
+  }
+
+  isUp(node: string): boolean {
+    return this.#up.has(node);
+  }
+
+  up(): readonly string[] {
+    return [...this.#up.keys()];
+  }
+
+  /** Nodes that refuse this node or that it refuses, until a link to them comes up. */
+  refusals(): readonly LinkRefusal[] {
+    return [...this.#refusals].map(([node, reason]) => ({ node, reason }));
+  }
+
+  /** Each live peer's clock minus this node's, in milliseconds. */
+  clockOffsets(): ReadonlyMap<string, number> {
+    const offsets = new Map<string, number>();
+    for (const [name, link] of this.#up) {
+      const offset = link.clockOffsetMs;
+      if (offset !== null) offsets.set(name, offset);
+    }
+    return offsets;
+  }
+
+  /** The peer that an unauthenticated upgrade says it is; bounded to the names that are expected. */
+  #claimedName(request: IncomingMessage): string {
+    const header = request.headers[NAME_HEADER];
+    for (const name of this.#targets.keys()) if (header === encodeURIComponent(name)) return name;
+    return 'unknown';
+  }
+
+  #tick(): void {
+    this.#ticks += 1;
+    const judging = this.#ticks % JUDGE_TICKS === 0;
+    // Timers run before the poll phase, immediates after it: by then what had arrived while this process was busy has
+    // been read, so neither a peer nor a deadline is judged by our own stall.
+    setImmediate(() => {
+      if (this.#closed) return;
+      const now = performance.now();
+      this.#wheel.advance(now);
+      if (judging) for (const link of this.#links) link.judge();
+      for (const target of this.#targets.values()) if (target.dialAtMs <= now) this.#dial(target);
+    });
+  }
+
+  #dial(target: Target): void {
+    if (target.dialing !== null || target.dialed !== null || this.#up.has(target.name)) return;
+    const self = this.#options.self();
+    // A node without a cluster would be refused; it asks again at every tick, which costs nothing.
+    if (self.clusterId === '' || compareNames(self.name, target.name) > 0) return;
+    const ws = this.#connect(target.address, self.name);
+    if (ws === null) return this.#dialFailed(target, `'${target.address}' is not an address`);
+    target.dialing = ws;
+    let socket: Socket | null = null;
+    const failed = (reason: string): void => {
+      if (target.dialing !== ws) return;
+      target.dialing = null;
+      ws.terminate();
+      this.#dialFailed(target, reason);
+    };
+    ws.on('upgrade', (response) => {
+      socket = response.socket;
+    });
+    ws.on('unexpected-response', (request, response) => {
+      readRefusal(response, (reason) => {
+        request.destroy();
+        if (target.dialing === ws) this.#noteRefusal(target.name, `it refused this node: ${reason}`);
+        failed(reason);
+      });
+    });
+    ws.on('error', (error) => failed(error.message));
+    ws.on('close', () => failed('closed'));
+    ws.on('open', () => {
+      if (target.dialing !== ws || socket === null) return ws.terminate();
+      target.dialing = null;
+      target.dialed = this.#adopt(ws, socket, target.name);
+    });
+  }
+
+  /** Null when the address cannot be part of a URL. */
+  #connect(address: string, self: string): WebSocket | null {
+    const { tls, keys } = this.#options;
+    const url = `${tls === null ? 'ws' : 'wss'}://${address}${PEER_PATH}`;
+    if (!URL.canParse(url)) return null;
+    return new WebSocket(url, {
+      perMessageDeflate: false,
+      maxPayload: FRAME_BYTES_MAX,
+      skipUTF8Validation: true,
+      handshakeTimeout: DIAL_TIMEOUT_MS,
+      // Masking protects caches between browsers and servers (RFC 6455 10.3); between two of ours it only costs.
+      generateMask: (mask) => mask.fill(0),
+      headers: { ...keys.headers(), [NAME_HEADER]: encodeURIComponent(self) },
+      ...tls,
+    });
+  }
+
+  #dialFailed(target: Target, reason: string): void {
+    if (this.#closed) return;
+    const jitter = 0.75 + Math.random() / 2;
+    target.dialAtMs = performance.now() + target.backoffMs * jitter;
+    target.backoffMs = Math.min(target.backoffMs * 1.5, REDIAL_MS_MAX);
+    if (target.failure === reason) return;
+    target.failure = reason;
+    this.#options.log.info({ node: target.name, address: target.address, reason }, 'peer not reached');
+  }
+
+  #adopt(ws: WebSocket, socket: Socket, dialed: string | null): Link {
+    const link = new Link(this.#owner, { ws, socket, dialed, order: this.#order++ });
+    this.#links.add(link);
+    link.open();
+    return link;
+  }
+
+  async #admit(link: Link, peer: LinkHello): Promise<Refusal | null> {
+    const refusal = this.#misdirected(link, peer) ?? (await this.#options.ledger.admit(peer));
+    if (refusal !== null && refusal.code !== 'not_founded') this.#noteRefusal(peer.name, `refused here: ${refusal.reason}`);
+    return refusal;
+  }
+
+  #misdirected(link: Link, peer: LinkHello): Refusal | null {
+    const self = this.#options.self();
+    if (peer.name === self.name) {
+      const reason = peer.storeId === self.storeId ? 'this node reached itself' : `two nodes are named '${self.name}' (stores ${self.storeId} and ${peer.storeId})`;
+      return { code: 'duplicate', reason };
+    }
+    if (link.dialed !== null && link.dialed !== peer.name) {
+      return { code: 'stale', reason: `node '${link.dialed}' was expected at this address, node '${peer.name}' answered` };
+    }
+    if (link.dialed === null && compareNames(self.name, peer.name) < 0) {
+      return { code: 'stale', reason: `'${self.name}' dials '${peer.name}', not the other way round` };
+    }
+    return null;
+  }
+
+  #linkUp(link: Link, peer: LinkHello): boolean {
+    const before = this.#up.get(peer.name);
+    // The ledger admitted both in some order; whoever is not the latest open of the store, or the older of two links
+    // to the same process, gives way.
+    if (!this.#options.ledger.isCurrent(peer) || (before !== undefined && isSameOpen(before.peer, peer) && before.order > link.order)) {
+      return false;
+    }
+    before?.end('a newer link of the same node took its place');
+    this.#up.set(peer.name, link);
+    this.#upSinceMs.set(peer.name, performance.now());
+    this.#refusals.delete(peer.name);
+    const target = this.#targets.get(peer.name);
+    if (target !== undefined) target.failure = null;
+    this.#options.log.info({ node: peer.name, address: peer.address, generation: peer.generation }, 'peer link up');
+    this.#options.events.onUp(peer);
+    return true;
+  }
+
+  #linkDown(link: Link, why: string): void {
+    this.#links.delete(link);
+    const name = link.peer?.name ?? link.dialed;
+    const wasUp = name !== null && this.#up.get(name) === link;
+    const target = link.dialed === null ? undefined : this.#targets.get(link.dialed);
+    const steady = wasUp && performance.now() - (this.#upSinceMs.get(name) ?? 0) >= STEADY_MS;
+    if (wasUp) {
+      this.#up.delete(name);
+      this.#upSinceMs.delete(name);
+    }
+    if (this.#closed) return;
+    if (wasUp) {
+      this.#options.log.info({ node: name, why }, 'peer link down');
+      this.#options.events.onDown(name);
+    }
+    if (target === undefined || target.dialed !== link) return;
+    target.dialed = null;
+    if (!steady) return this.#dialFailed(target, why);
+    target.backoffMs = REDIAL_MS_MIN;
+    target.dialAtMs = 0;
+    setImmediate(() => {
+      if (this.#targets.get(target.name) === target) this.#dial(target);
+    });
+  }
+
+  #serve(link: Link, kind: RequestKind, body: Uint8Array, reply: (answer: Uint8Array) => void): void {
+    try {
+      this.#options.events.onRequest(nameOf(link), kind, body, reply);
+    } catch (error) {
+      this.#options.log.warn({ node: nameOf(link), kind, err: error }, 'a request of a peer failed');
+      throw error;
+    }
+  }
+
+  #forget(name: string): void {
+    const target = this.#targets.get(name);
+    this.#targets.delete(name);
+    this.#refusals.delete(name);
+    target?.dialing?.terminate();
+    for (const link of [...this.#links]) if (link.dialed === name || link.peer?.name === name) link.end('the node is no longer a peer');
+  }
+
+  /** Logged when it changes, not at every try. */
+  #noteRefusal(node: string, reason: string): void {
+    if (this.#refusals.get(node) === reason) return;
+    this.#refusals.set(node, reason);
+    this.#options.log.warn({ node, reason }, 'peer link refused');
+  }
+}
+
+function isSameOpen(a: LinkHello | null, b: LinkHello): boolean {
+  return a !== null && a.storeId === b.storeId && a.generation === b.generation && a.nonce === b.nonce;
+}
+
+/** Only for links that are up, whose peer is known. */
+function nameOf(link: Link): string {
+  return link.peer?.name ?? '';
+}
+
+function refuseUpgrade(socket: Duplex, status: 401 | 403, error: string, message: string): void {
+  const body = JSON.stringify({ error, message });
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
+}
+
+/** Reads the JSON reason of a refused upgrade; falls back to the status. */
+function readRefusal(response: IncomingMessage, done: (reason: string) => void): void {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  const finish = (): void => {
+    const status = `HTTP ${response.statusCode ?? 0}`;
+    try {
+      done(`${status}: ${stringAt(objectAt(parseDocument(Buffer.concat(chunks), 'refusal'), 'refusal'), 'message')}`);
+    } catch (error) {
+      if (!(error instanceof DocumentError)) throw error;
+      done(status);
+    }
+  };
+  response.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes <= REFUSAL_BODY_BYTES_MAX) chunks.push(chunk);
+    else response.destroy();
+  });
+  response.on('error', finish);
+  response.on('end', finish);
+}
