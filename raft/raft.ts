@@ -626,6 +626,12 @@ export class Raft {
   }
 
   #handleAppend(append: Message): void {
+    if (this.#members.all.length === 0) {
+      // A joining replica. Replaying the log would start from a membership it was never told, since the founding one
+      // is in no entry: it takes state and membership together, from a snapshot, however short the log is.
+      this.#fetchSnapshot = { from: append.from, index: 1 };
+      return;
+    }
     if (append.index < this.#log.commit) {
       this.#acknowledge(append.from, this.#log.commit);
       return;
@@ -952,7 +958,12 @@ export class Raft {
     if (conf === null) return this.#members.conf;
     this.#members.change(conf, this.#createProgress);
     if (this.#role === 'leader') this.#afterConfChange();
-    else if (!this.#members.isVoter(this.id) && this.#role !== 'follower') this.#becomeFollower(this.#term, NONE);
+    else if (this.#role !== 'follower') {
+      if (!this.#members.isVoter(this.id)) this.#becomeFollower(this.#term, NONE);
+    } else if (!this.#members.isVoter(this.#leader)) {
+      // The leader goes: do not hold its lease against whoever wants to follow it.
+      this.forgetLeader();
+    }
     return conf;
   }
 
