@@ -112,7 +112,7 @@ function idOf(part: Readonly<Record<string, unknown>>, fields: readonly string[]
   return '';
 }
 
-/** Keeps row keys short: start, length and a 52-bit hash of the whole id. */
+/** Keeps row keys short: start, length and a 64-bit hash of the whole id. */
 function standIn(id: string): string {
   let low = 0x811c9dc5;
   let high = 0x01000193;

@@ -73,19 +73,34 @@ export interface ContextConfig {
 
 export type ContextStatus = 'active' | 'tombstoned';
 
+/**
+ * One run of skip_parts: log messages below `before` are shown without parts whose kind starts with one of `kinds`.
+ * `through` is the last seq there was when it ran: a result up to there can still save its call (a pair goes only
+ * whole), a later one arrives for a call that has left and goes too.
+ */
+export interface Stripped {
+  readonly before: number;
+  readonly through: number;
+  readonly kinds: readonly string[];
+}
+
 /** The window as stored: not the messages but where they are. Deterministic from log, config history and compactions. */
 export interface WindowState {
   /** Version of the compaction whose replacement rows lead the window; 0 for none. */
   readonly replacementVersion: number;
+  /** Rows stored by that compaction: positions 0 … replacementCount - 1. */
   readonly replacementCount: number;
+  /** Its positions still in the window are those >= replacementFirst, less replacementExcluded (ascending). */
+  readonly replacementFirst: number;
+  readonly replacementExcluded: readonly number[];
   /** Live messages are those with seq >= firstSeq, less `excluded`, plus the `pinned` ones below it. */
   readonly firstSeq: number;
-  /** Seqs below firstSeq that stay because they are pinned (leading system messages), ascending. */
+  /** Seqs below firstSeq that stay (leading system messages, early members of a kept unit), ascending. */
   readonly pinned: readonly number[];
   /** Seqs at or above firstSeq that left with the unit they belong to (e.g. a late result of a dropped call), ascending. */
   readonly excluded: readonly number[];
-  /** Messages below `before` are shown without parts whose kind starts with one of `kinds` (skip_parts ran up to here). */
-  readonly stripped: readonly { readonly before: number; readonly kinds: readonly string[] }[];
+  /** What skip_parts took out; the oldest run first. */
+  readonly stripped: readonly Stripped[];
   /** Sum over the stored window. */
   readonly tokens: number;
   /** Messages in the stored window, replacement included. */
@@ -100,6 +115,8 @@ export interface ContextHeader {
   readonly version: number;
   readonly configRevision: number;
   readonly lastSeq: number;
+  /** The log opens with this many system messages (counted up to LEADING_MAX): the ones that may be pinned. */
+  readonly leadingCount: number;
   readonly archivedSeq: number;
   /** Milliseconds since the epoch, from the stamps of commands. */
   readonly createdAt: number;
@@ -120,7 +137,7 @@ export type Table =
   | 'message' // key seq
   | 'replacement' // key: replacementVersion * 2^20 + position
   | 'compaction' // key version
-  | 'openCall' // key: call id. Seqs of calls not yet answered
+  | 'openCall' // key: call id. Where its calls are that have no result yet, and the one answered last
   | 'keyed' // key: idempotency key. Digest of the body, first answer
   | 'keyedRing'; // key: ring position. The idempotency key, for expiry
 export type RowKey = number | string;

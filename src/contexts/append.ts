@@ -1,0 +1,190 @@
+/**
+ * `append`: messages to the end of the log, all or nothing. One that only adds to the window writes the header and the
+ * messages and reads neither; the policy runs once, after the whole append, and only when it is due.
+ */
+import { equalBytes } from './bytes.ts';
+import { CallTracker } from './calls.ts';
+import { DESCRIPTOR_MAX, settle } from './cut.ts';
+import { findKeyed, remember } from './idempotency.ts';
+import type { Ring } from './idempotency.ts';
+import { answer, refuse } from './outcome.ts';
+import { compactionDue, needsCompaction } from './policies.ts';
+import { encodeHeader, encodeMessageRow } from './rows.ts';
+import type { Link, Place } from './rows.ts';
+import { RowSource, inWindow } from './units.ts';
+import { RoleKind } from './types.ts';
+import type { Command, ContextConfig, ContextEvent, ContextHeader, NewMessage, Outcome, Rows, WindowState, Write } from './types.ts';
+
+/** Messages in one append or one replacement. */
+export const MESSAGES_MAX = 1000;
+/** Leading system messages that can be pinned; further ones are ordinary messages. */
+export const LEADING_MAX = 64;
+const TOKENS_MAX = 1_000_000_000;
+const KEY_UNITS_MAX = 256;
+const DIGEST_BYTES_MAX = 64;
+
+type Append = Extract<Command, { readonly type: 'append' }>;
+
+/** `stampMs` must not be below the header's updatedAt. */
+export function append(rows: Rows, stampMs: number, command: Append): Outcome {
+  const { context, idempotency } = command;
+  const header = rows.header(context);
+  const config = rows.config(context);
+  if (header === undefined || config === undefined) return refuse('context_not_found');
+  if (idempotency !== null) {
+    const first = findKeyed(rows, context, { key: idempotency.key, stampMs, ring: header });
+    if (first !== null) {
+      if (!equalBytes(first.digest, idempotency.digest)) return refuse('idempotency_conflict');
+      const { firstSeq, firstVersion, tokens } = first;
+      return answer({ ok: true, type: 'append', firstSeq, firstVersion, tokens, replayed: true });
+    }
+  }
+  if (header.status !== 'active') return refuse('context_tombstoned');
+  if (command.model !== config.model) return answer({ ok: false, code: 'model_mismatch', model: config.model });
+  if (command.ifVersion >= 0 && command.ifVersion !== header.version) {
+    return answer({ ok: false, code: 'conflict', expected: command.ifVersion, found: header.version });
+  }
+  if (!validMessages(command.messages, 1) || !validKey(idempotency)) return refuse('invalid_command');
+  return add(rows, stampMs, { command, header, config });
+}
+
+function add(rows: Rows, stampMs: number, given: { command: Append; header: ContextHeader; config: ContextConfig }): Outcome {
+  const { command, header, config } = given;
+  const { context, messages, idempotency } = command;
+  const writes: Write[] = [];
+  const events: ContextEvent[] = [];
+  const grown = new Growth(header);
+  const calls = new CallTracker(rows, context);
+  const tokens: number[] = [];
+  let seq = header.lastSeq;
+  let version = header.version;
+  for (const message of messages) {
+    seq++;
+    version++;
+    const links = calls.add(message.parts, seq);
+    const value = encodeMessageRow(message, { version, stampMs, links });
+    writes.push({ table: 'message', context, key: seq, value });
+    events.push({ type: 'message', context, seq, version, tokens: message.tokens, roleKind: message.roleKind });
+    tokens.push(message.tokens);
+    grown.add(message, seq, links);
+  }
+  calls.flush(writes);
+
+  let window = grown.window();
+  if (grown.mustRead || window.excluded.length > DESCRIPTOR_MAX || compactionDue(config, window.tokens, window.count)) {
+    const { leadingCount, late } = grown;
+    const source = new RowSource(rows, context, pendingMessages(writes));
+    window = settle({ source, config, window, lastSeq: seq, leadingCount, version, late });
+  }
+  const firstSeq = header.lastSeq + 1;
+  const firstVersion = header.version + 1;
+  let ring: Ring = header;
+  if (idempotency !== null) {
+    const { key, digest } = idempotency;
+    const first = { position: header.keyedNewest + 1, stampMs, digest, firstSeq, firstVersion, tokens };
+    ring = remember(rows, context, { key, answer: first, ring, writes });
+  }
+  const next: ContextHeader = {
+    ...header,
+    version,
+    lastSeq: seq,
+    leadingCount: grown.leadingCount,
+    updatedAt: stampMs,
+    window,
+    keyedNewest: ring.keyedNewest,
+    keyedOldest: ring.keyedOldest,
+  };
+  writes.push({ table: 'header', context, key: '', value: encodeHeader(next) });
+  const usedTokens = window.tokens;
+  events.push({ type: 'context', context, version, needsCompaction: needsCompaction(config, usedTokens), usedTokens });
+  return { reply: { ok: true, type: 'append', firstSeq, firstVersion, tokens, replayed: false }, events, writes, header: next, config: null };
+}
+
+/** How the window grows while messages are added, without reading any. */
+class Growth {
+  leadingCount: number;
+  /** Late results that are tied to messages in the window, which must leave with them. */
+  readonly late: number[] = [];
+  /** Sums can only be had by reading the window. */
+  mustRead = false;
+  readonly #window: WindowState;
+  #tokens: number;
+  #count: number;
+  #excluded: number[] | null = null;
+  readonly #strippedBefore: number;
+
+  constructor(header: ContextHeader) {
+    const { window } = header;
+    this.#window = window;
+    this.leadingCount = header.leadingCount;
+    this.#tokens = window.tokens;
+    this.#count = window.count;
+    this.#strippedBefore = window.stripped.reduce((before, run) => Math.max(before, run.before), 0);
+  }
+
+  add(message: NewMessage, seq: number, links: readonly Link[]): void {
+    if (this.leadingCount === seq - 1 && message.roleKind === RoleKind.system && seq <= LEADING_MAX) this.leadingCount = seq;
+    let answersOutside = false;
+    let answersInside = false;
+    for (const link of links) {
+      if (link.target === seq) continue;
+      if (!this.#holds(link.target)) answersOutside = true;
+      else answersInside = true;
+      // skip_parts may have taken the call out, and its late result then goes too.
+      if (link.target > 0 && link.target < this.#strippedBefore) this.mustRead = true;
+    }
+    if (answersOutside) {
+      // Its call has left the window, and one must not be there without the other.
+      if (answersInside) {
+        this.late.push(seq);
+        this.mustRead = true;
+      } else {
+        this.#excluded ??= [...this.#window.excluded];
+        this.#excluded.push(seq);
+        return;
+      }
+    }
+    this.#tokens += message.tokens;
+    this.#count++;
+  }
+
+  #holds(place: Place): boolean {
+    if (this.late.includes(place)) return false;
+    if (this.#excluded !== null && place > 0 && this.#excluded.includes(place)) return false;
+    return inWindow(this.#window, place);
+  }
+
+  window(): WindowState {
+    const excluded = this.#excluded ?? this.#window.excluded;
+    return { ...this.#window, tokens: this.#tokens, count: this.#count, excluded };
+  }
+}
+
+/** The rows of this command, by place, for reading a window that holds them. */
+export function pendingMessages(writes: readonly Write[]): Map<Place, Uint8Array> {
+  const pending = new Map<Place, Uint8Array>();
+  for (const { table, key, value } of writes) {
+    if (typeof key !== 'number' || value === null) continue;
+    if (table === 'message') pending.set(key, value);
+    if (table === 'replacement') pending.set(-key, value);
+  }
+  return pending;
+}
+
+/** The last look at what the edge has checked: nothing here may break a replica. */
+export function validMessages(messages: readonly NewMessage[], countMin: number): boolean {
+  if (messages.length < countMin || messages.length > MESSAGES_MAX) return false;
+  for (const message of messages) {
+    if (!Number.isSafeInteger(message.tokens) || message.tokens < 0 || message.tokens > TOKENS_MAX) return false;
+    let last = 0;
+    for (const part of message.parts) {
+      if (part.start < last || part.end < part.start || part.end > message.partsText.length || part.tokens > TOKENS_MAX) return false;
+      last = part.end;
+    }
+  }
+  return true;
+}
+
+function validKey(idempotency: Append['idempotency']): boolean {
+  return idempotency === null || (idempotency.key.length <= KEY_UNITS_MAX && idempotency.digest.length <= DIGEST_BYTES_MAX);
+}

@@ -1,0 +1,53 @@
+/**
+ * The state machine: one command on the rows of one context. Pure and total: whatever a decoded command holds, there is
+ * an answer, the same on every replica, and nothing throws; a refusal writes nothing.
+ */
+import { append } from './append.ts';
+import { compact } from './compact.ts';
+import { refuse } from './outcome.ts';
+import { put } from './put.ts';
+import { encodeHeader } from './rows.ts';
+import type { Command, ContextHeader, Outcome, Rows } from './types.ts';
+
+const CONTEXT_UNITS_MAX = 256;
+
+/**
+ * Applies `command`. `stampMs` is the larger of the group's last stamp and the proposer's clock, in milliseconds since
+ * the epoch; a stamp that would take a context's time back counts as the context's last.
+ */
+export function apply(rows: Rows, stampMs: number, command: Command): Outcome {
+  const { context } = command;
+  if (context === '' || context.length > CONTEXT_UNITS_MAX) return refuse('invalid_command');
+  const stamp = Math.max(validStamp(stampMs), rows.header(context)?.updatedAt ?? 0);
+  switch (command.type) {
+    case 'append':
+      return append(rows, stamp, command);
+    case 'put':
+      return put(rows, stamp, command);
+    case 'compact':
+      return compact(rows, stamp, command);
+    case 'tombstone':
+      return tombstone(rows, stamp, context);
+  }
+}
+
+function validStamp(stampMs: number): number {
+  return Number.isSafeInteger(stampMs) && stampMs > 0 ? stampMs : 0;
+}
+
+/** Ends the context: reads go on, writes are refused. A second one changes nothing. */
+function tombstone(rows: Rows, stampMs: number, context: string): Outcome {
+  const header = rows.header(context);
+  if (header === undefined) return refuse('context_not_found');
+  const reply = { ok: true, type: 'tombstone' } as const;
+  if (header.status !== 'active') return { reply, events: [], writes: [], header: null, config: null };
+  const version = header.version + 1;
+  const next: ContextHeader = { ...header, status: 'tombstoned', version, updatedAt: stampMs };
+  return {
+    reply,
+    events: [{ type: 'tombstoned', context, version }],
+    writes: [{ table: 'header', context, key: '', value: encodeHeader(next) }],
+    header: next,
+    config: null,
+  };
+}

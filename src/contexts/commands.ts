@@ -1,0 +1,184 @@
+/**
+ * Commands as bytes: the payload of a log entry. The time is at a fixed place, so that the leader which proposes a
+ * command can stamp it without encoding it again. Decoding copies no text and is total: bytes that are not a command
+ * of a known format give null, which every replica answers in the same way.
+ *
+ *   byte 0      format
+ *   byte 1      command type
+ *   bytes 2-9   stamp, milliseconds since the epoch, big-endian double
+ *   the rest    by type; integers, strings and byte strings as in bytes.ts
+ */
+import { Reader, Writer } from './bytes.ts';
+import { readParts, roleKindOf, writeParts } from './parts.ts';
+import { readPolicy, writePolicy } from './policies.ts';
+import type { Command, ContextConfig, NewMessage } from './types.ts';
+
+const FORMAT = 1;
+const TYPE_CODES: Readonly<Record<Command['type'], number>> = { put: 1, append: 2, compact: 3, tombstone: 4 };
+const STAMP_AT = 2;
+const BODY_AT = 10;
+
+/** Sets the stamp of an encoded command (milliseconds since the epoch). */
+export function setStamp(bytes: Uint8Array, stampMs: number): void {
+  new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).setFloat64(STAMP_AT, stampMs);
+}
+
+/** The stamp of an encoded command; 0 where there is none or it is no time. */
+export function stampOf(bytes: Uint8Array): number {
+  if (bytes.length < BODY_AT) return 0;
+  const stampMs = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getFloat64(STAMP_AT);
+  return Number.isSafeInteger(stampMs) && stampMs > 0 ? stampMs : 0;
+}
+
+/** Encodes a command, stamped 0 until setStamp. Strings with lone surrogates are stored with U+FFFD in their place. */
+export function encodeCommand(command: Command): Uint8Array {
+  const writer = new Writer(encodedSizeHint(command));
+  writer.byte(FORMAT);
+  writer.byte(TYPE_CODES[command.type]);
+  writer.double(0);
+  writer.string(command.context);
+  switch (command.type) {
+    case 'put':
+      writer.uint(command.ifConfigRevision + 1);
+      writer.byte(command.mustExist ? 1 : 0);
+      writeSettings(writer, command.settings);
+      break;
+    case 'append':
+      writer.uint(command.ifVersion + 1);
+      writer.string(command.model);
+      writer.byte(command.idempotency === null ? 0 : 1);
+      if (command.idempotency !== null) {
+        writer.string(command.idempotency.key);
+        writer.bytes(command.idempotency.digest);
+      }
+      writeMessages(writer, command.messages);
+      break;
+    case 'compact':
+      writer.uint(command.ifVersion + 1);
+      writer.uint(command.keepFromSeq);
+      writeMessages(writer, command.replacement);
+      break;
+    case 'tombstone':
+      break;
+  }
+  return writer.done();
+}
+
+/** The command in `bytes`; its texts are views into them. null for anything that is not exactly one command. */
+export function decodeCommand(bytes: Uint8Array): Command | null {
+  if (bytes.length < BODY_AT || bytes[0] !== FORMAT) return null;
+  const reader = new Reader(bytes, BODY_AT);
+  const context = reader.string();
+  const command = decodeBody(reader, bytes[1] ?? 0, context);
+  return reader.ok && reader.atEnd ? command : null;
+}
+
+function decodeBody(reader: Reader, type: number, context: string): Command | null {
+  switch (type) {
+    case TYPE_CODES.put: {
+      const ifConfigRevision = reader.uint() - 1;
+      const mustExist = reader.byte() !== 0;
+      return { type: 'put', context, ifConfigRevision, mustExist, settings: readSettings(reader) };
+    }
+    case TYPE_CODES.append: {
+      const ifVersion = reader.uint() - 1;
+      const model = reader.string();
+      const keyed = reader.byte() !== 0;
+      const idempotency = keyed ? { key: reader.string(), digest: reader.bytes() } : null;
+      return { type: 'append', context, ifVersion, model, idempotency, messages: readMessages(reader) };
+    }
+    case TYPE_CODES.compact: {
+      const ifVersion = reader.uint() - 1;
+      const keepFromSeq = reader.uint();
+      return { type: 'compact', context, ifVersion, keepFromSeq, replacement: readMessages(reader) };
+    }
+    case TYPE_CODES.tombstone:
+      return { type: 'tombstone', context };
+    default:
+      return null;
+  }
+}
+
+function writeMessages(writer: Writer, messages: readonly NewMessage[]): void {
+  writer.uint(messages.length);
+  for (const message of messages) {
+    writer.byte(message.roleKind | (message.tokensGiven ? 8 : 0));
+    writer.uint(message.tokens);
+    writeParts(writer, message.parts);
+    writer.bytes(message.roleText);
+    writer.bytes(message.idText);
+    writer.bytes(message.partsText);
+    writer.bytes(message.metadataText);
+  }
+}
+
+function readMessages(reader: Reader): NewMessage[] {
+  const count = reader.count();
+  const messages: NewMessage[] = [];
+  for (let i = 0; i < count && reader.ok; i++) {
+    const flags = reader.byte();
+    const tokens = reader.uint();
+    const parts = readParts(reader);
+    messages.push({
+      roleText: reader.bytes(),
+      roleKind: roleKindOf(flags & 7),
+      idText: reader.bytes(),
+      partsText: reader.bytes(),
+      metadataText: reader.bytes(),
+      parts,
+      tokens,
+      tokensGiven: (flags & 8) !== 0,
+    });
+  }
+  return messages;
+}
+
+const HAS_BUDGET = 1;
+const HAS_RATIO = 2;
+const HAS_POLICY = 4;
+const HAS_METADATA = 8;
+const HAS_MODEL = 16;
+const HAS_TTL = 32;
+
+/** Settings that are absent take no bytes: a mask says which follow. */
+function writeSettings(writer: Writer, settings: Partial<ContextConfig>): void {
+  const { tokenBudget, triggerRatio, policy, metadataText, model, ttlSeconds } = settings;
+  writer.byte(
+    (tokenBudget === undefined ? 0 : HAS_BUDGET) |
+      (triggerRatio === undefined ? 0 : HAS_RATIO) |
+      (policy === undefined ? 0 : HAS_POLICY) |
+      (metadataText === undefined ? 0 : HAS_METADATA) |
+      (model === undefined ? 0 : HAS_MODEL) |
+      (ttlSeconds === undefined ? 0 : HAS_TTL),
+  );
+  if (tokenBudget !== undefined) writer.uint(tokenBudget);
+  if (triggerRatio !== undefined) writer.double(triggerRatio);
+  if (policy !== undefined) writePolicy(writer, policy);
+  if (metadataText !== undefined) writer.bytes(metadataText);
+  if (model !== undefined) writer.string(model);
+  if (ttlSeconds !== undefined) writer.uint(ttlSeconds);
+}
+
+function readSettings(reader: Reader): Partial<ContextConfig> {
+  const mask = reader.byte();
+  return {
+    ...(mask & HAS_BUDGET ? { tokenBudget: reader.uint() } : null),
+    ...(mask & HAS_RATIO ? { triggerRatio: reader.double() } : null),
+    ...(mask & HAS_POLICY ? { policy: readPolicy(reader) } : null),
+    ...(mask & HAS_METADATA ? { metadataText: reader.bytes() } : null),
+    ...(mask & HAS_MODEL ? { model: reader.string() } : null),
+    ...(mask & HAS_TTL ? { ttlSeconds: reader.uint() } : null),
+  };
+}
+
+/** A close upper guess, so that encoding rarely grows its buffer. */
+function encodedSizeHint(command: Command): number {
+  let size = 96 + command.context.length;
+  const messages = command.type === 'append' ? command.messages : command.type === 'compact' ? command.replacement : [];
+  for (const message of messages) {
+    size += message.partsText.length + message.metadataText.length + message.roleText.length + message.idText.length + 32;
+    size += message.parts.length * 24;
+    for (const part of message.parts) size += part.callId.length;
+  }
+  return size;
+}

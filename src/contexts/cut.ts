@@ -1,0 +1,234 @@
+/**
+ * Cutting the stored window: what the policy lets go, and the descriptor of what is left. Reads every message of the
+ * window once. The descriptor is bounded by DESCRIPTOR_MAX and SPAN_MAX; where a log is so entangled that the policy's
+ * cut would not fit, it is cut further (the oldest units first, as always), which the header can always describe.
+ */
+import { compactionDue, cutTarget, triggerTokens } from './policies.ts';
+import { REPLACEMENT_SPAN } from './rows.ts';
+import { UnitSet, inWindow, readWindow, strip } from './units.ts';
+import type { RowSource, WindowItem } from './units.ts';
+import type { ContextConfig, Stripped, WindowState } from './types.ts';
+
+/** Most seqs that a descriptor lists one by one. */
+export const DESCRIPTOR_MAX = 2048;
+/** Most log messages between the window's first and the newest one: what one cut may have to read next time. */
+export const SPAN_MAX = 16_384;
+/** A unit longer than this is no longer kept whole when it is all that is left of a window over its limits. */
+export const UNIT_MESSAGES_MAX = 1024;
+const RUNS_MAX = 4;
+const RUN_KINDS_MAX = 256;
+
+export interface CutInput {
+  readonly source: RowSource;
+  readonly config: ContextConfig;
+  /** As the append left it, before any cut. */
+  readonly window: WindowState;
+  readonly lastSeq: number;
+  readonly leadingCount: number;
+  /** The context's version after the command. */
+  readonly version: number;
+  /** Seqs that must leave with everything they are joined to: late results tied to messages still in the window. */
+  readonly late: readonly number[];
+}
+
+/** The window after the policy, if it is due; its sums are computed anew from the rows. */
+export function settle(input: CutInput): WindowState {
+  const { config, version, lastSeq, leadingCount } = input;
+  const { items, window, clipped } = read(input);
+  strip(items, window.stripped, leadingCount);
+  const joined = leaveTogether(items, input.late);
+  const pinnedThrough = config.policy.pin ? leadingCount : -1;
+
+  let units = new UnitSet(items, pinnedThrough);
+  let runs = window.stripped;
+  let changed = joined || clipped;
+  const due = compactionDue(config, units.tokens, units.count);
+  if (due && config.policy.strategy === 'skip_parts') {
+    const shown = items.map((item) => item.kept?.length ?? -1);
+    runs = withRun(runs, { before: newestTurn(items, units), through: lastSeq, kinds: config.policy.skipKinds });
+    strip(items, runs, leadingCount);
+    if (items.some((item, index) => (item.kept?.length ?? -1) !== shown[index])) changed = true;
+    units = new UnitSet(items, pinnedThrough);
+  }
+  if (due) {
+    const target = cutTarget(config);
+    units.dropUnpinned(target.tokens, target.count);
+    // What is pinned goes only where the window would otherwise be due again at once.
+    units.dropPinned(triggerTokens(config), config.policy.limit);
+    if (units.count > config.policy.limit) shortenNewestUnit(items, units);
+  }
+  const spanMax = config.policy.strategy === 'manual' ? Number.MAX_SAFE_INTEGER : SPAN_MAX;
+  let next = describe({ items, units, window, lastSeq, spanMax });
+  while (next.pinned.length + next.excluded.length > DESCRIPTOR_MAX || lastSeq - next.firstSeq >= spanMax) {
+    if (!units.dropOlderHalf()) break;
+    next = describe({ items, units, window, lastSeq, spanMax });
+  }
+  if (items.some((item) => !item.hidden && !units.keeps(item))) changed = true;
+  const lowest = next.pinned[0] ?? next.firstSeq;
+  return {
+    ...next,
+    stripped: runs.some((run) => run.before <= lowest) ? runs.filter((run) => run.before > lowest) : runs,
+    stableSinceVersion: changed ? version : window.stableSinceVersion,
+  };
+}
+
+/**
+ * Reads the window, but no more than two spans of it. Only a manual window grows beyond that; when its policy then
+ * becomes one that cuts, no cut could keep what lies further back.
+ */
+function read(input: CutInput): { items: WindowItem[]; window: WindowState; clipped: boolean } {
+  const { source, window, lastSeq, config, leadingCount } = input;
+  const span = 2 * SPAN_MAX;
+  if (config.policy.strategy === 'manual' || lastSeq - window.firstSeq < span) {
+    return { items: readWindow(source, window, lastSeq), window, clipped: false };
+  }
+  const firstSeq = lastSeq - span + 1;
+  const pinned = window.pinned.filter((seq) => seq <= leadingCount);
+  for (let seq = window.firstSeq; seq <= leadingCount; seq++) pinned.push(seq);
+  const clipped: WindowState = { ...window, firstSeq, pinned, excluded: window.excluded.filter((seq) => seq >= firstSeq) };
+  const items = readWindow(source, clipped, lastSeq);
+  const newest = items[items.length - 1]?.unit;
+  const torn = new Set<number>();
+  for (const item of items) {
+    for (const link of item.links) {
+      if (item.unit !== newest && inWindow(window, link.target) && !inWindow(clipped, link.target)) torn.add(item.unit);
+    }
+  }
+  for (const item of items) item.gone = torn.has(item.unit);
+  return { items, window: clipped, clipped: true };
+}
+
+/** Marks everything joined to the `late` seqs. */
+function leaveTogether(items: readonly WindowItem[], late: readonly number[]): boolean {
+  if (late.length === 0) return false;
+  const leaving = new Set<number>();
+  for (const item of items) if (late.includes(item.place)) leaving.add(item.unit);
+  for (const item of items) if (leaving.has(item.unit)) item.gone = true;
+  return leaving.size > 0;
+}
+
+/** Place where the newest turn starts: the last message that begins one, else the newest unit. */
+function newestTurn(items: readonly WindowItem[], units: UnitSet): number {
+  for (let i = items.length - 1; i >= 0; i--) {
+    const item = items[i];
+    if (item !== undefined && item.place > 0 && item.row.beginsTurn && units.keeps(item)) return item.place;
+  }
+  return Math.max(0, items[units.newest]?.place ?? 0);
+}
+
+/** Adds a run of skip_parts. Runs with the same kinds become one; beyond RUNS_MAX the two oldest do, taking out more. */
+function withRun(runs: readonly Stripped[], run: Stripped): readonly Stripped[] {
+  const last = runs[runs.length - 1];
+  const before = Math.max(run.before, last?.before ?? 0);
+  const same = last !== undefined && last.kinds.length === run.kinds.length && last.kinds.every((kind, i) => kind === run.kinds[i]);
+  const next = [...(same ? runs.slice(0, -1) : runs), { ...run, before }];
+  const [first, second] = next;
+  if (next.length <= RUNS_MAX || first === undefined || second === undefined) return next;
+  const kinds = [...new Set([...second.kinds, ...first.kinds])].slice(0, RUN_KINDS_MAX);
+  return [{ before: second.before, through: second.through, kinds }, ...next.slice(2)];
+}
+
+/** Lets the oldest messages of an endless newest unit go (see UNIT_MESSAGES_MAX). */
+function shortenNewestUnit(items: readonly WindowItem[], units: UnitSet): void {
+  let left = UNIT_MESSAGES_MAX;
+  for (let i = items.length - 1; i >= 0; i--) {
+    const item = items[i];
+    if (item === undefined || item.unit !== units.newest || item.hidden) continue;
+    if (left === 0) item.gone = true;
+    else left--;
+  }
+}
+
+interface DescribeInput {
+  readonly items: readonly WindowItem[];
+  readonly units: UnitSet;
+  readonly window: WindowState;
+  readonly lastSeq: number;
+  readonly spanMax: number;
+}
+
+/** The shortest descriptor of the items that are kept. */
+function describe({ items, units, window, lastSeq, spanMax }: DescribeInput): WindowState {
+  let tokens = 0;
+  let count = 0;
+  const inLog: number[] = [];
+  const inReplacement: number[] = [];
+  for (const item of items) {
+    if (!units.keeps(item)) continue;
+    tokens += item.tokens;
+    count++;
+    if (item.place > 0) inLog.push(item.place);
+    else inReplacement.push(-item.place % REPLACEMENT_SPAN);
+  }
+  const firstSeq = bestFirstSeq({ items, units, window, lastSeq, spanMax }, inLog.length);
+  return {
+    ...window,
+    ...describeReplacement(window, inReplacement),
+    firstSeq,
+    pinned: inLog.filter((seq) => seq < firstSeq),
+    excluded: leftOut({ items, units, window, lastSeq, spanMax }, firstSeq),
+    tokens,
+    count,
+  };
+}
+
+/**
+ * Where the live part starts so that the fewest seqs need naming: those kept before it, and those from it on that are
+ * not. Messages that skip_parts hides need no naming: reading finds that out again.
+ */
+function bestFirstSeq({ items, units, window, lastSeq, spanMax }: DescribeInput, keptCount: number): number {
+  let best = lastSeq + 1;
+  let cost = keptCount;
+  let bestCost = cost;
+  let at = items.length - 1;
+  for (let seq = lastSeq; seq >= window.firstSeq && lastSeq - seq < spanMax; seq--) {
+    const item = items[at];
+    if (item === undefined || item.place !== seq) {
+      cost++;
+      continue;
+    }
+    at--;
+    if (units.keeps(item)) cost--;
+    else if (item.gone || units.isDropped(item.unit)) cost++;
+    if (cost < bestCost) {
+      best = seq;
+      bestCost = cost;
+    }
+  }
+  return best;
+}
+
+/** Seqs from `firstSeq` on that are not in the window, hidden ones aside. */
+function leftOut({ items, units, window, lastSeq }: DescribeInput, firstSeq: number): number[] {
+  const out: number[] = [];
+  let at = items.length - 1;
+  for (let seq = lastSeq; seq >= Math.max(firstSeq, window.firstSeq); seq--) {
+    const item = items[at];
+    if (item === undefined || item.place !== seq) {
+      out.push(seq);
+      continue;
+    }
+    at--;
+    if (item.gone || units.isDropped(item.unit)) out.push(seq);
+  }
+  return out.reverse();
+}
+
+type ReplacementPart = Pick<WindowState, 'replacementVersion' | 'replacementCount' | 'replacementFirst' | 'replacementExcluded'>;
+
+export const NO_REPLACEMENT: ReplacementPart = {
+  replacementVersion: 0,
+  replacementCount: 0,
+  replacementFirst: 0,
+  replacementExcluded: [],
+};
+
+function describeReplacement(window: WindowState, kept: readonly number[]): ReplacementPart {
+  const first = kept[0];
+  if (first === undefined) return NO_REPLACEMENT;
+  const here = new Set(kept);
+  const out: number[] = [];
+  for (let position = first; position < window.replacementCount; position++) if (!here.has(position)) out.push(position);
+  const { replacementVersion, replacementCount } = window;
+  return { replacementVersion, replacementCount, replacementFirst: first, replacementExcluded: out };
+}

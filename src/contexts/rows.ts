@@ -1,0 +1,329 @@
+/**
+ * Rows as bytes: what the state machine stores. A message row ends with the client's own texts, at offsets that
+ * decoding finds without parsing them, so that answers splice the very bytes that came in.
+ * Every row begins with its format; decoding is total and gives null for what is not such a row.
+ */
+import { Reader, Writer } from './bytes.ts';
+import { beginsTurn, readParts, roleKindOf, writeParts } from './parts.ts';
+import { readPolicy, writePolicy } from './policies.ts';
+import type { ContextConfig, ContextHeader, NewMessage, PartInfo, RoleKind, Stripped } from './types.ts';
+
+const FORMAT = 1;
+
+/** Replacement rows are keyed by version and position; a compaction has at most this many. */
+export const REPLACEMENT_SPAN = 2 ** 20;
+
+/** The row key of the replacement message at `position` (0-based) of the compaction that made `version`. */
+export function replacementKey(version: number, position: number): number {
+  return version * REPLACEMENT_SPAN + position;
+}
+
+/**
+ * Where a message stands: its seq for one of the log, minus its row key for one of a replacement. One number, so that
+ * calls and results may be in either.
+ */
+export type Place = number;
+
+/** A result part and the call part it answers. */
+export interface Link {
+  /** Index of the result part in its own message. */
+  readonly part: number;
+  /** The message with the call, and the call part's index in it. */
+  readonly target: Place;
+  readonly targetPart: number;
+}
+
+/** A stored message. Offsets are into `bytes`; the four texts lie one behind the other, each [start, end). */
+export interface MessageRow {
+  readonly bytes: Uint8Array;
+  /** Version that added it; for a replacement message the version of its compaction. */
+  readonly version: number;
+  /** Milliseconds since the epoch: `inserted_at`. */
+  readonly stampMs: number;
+  readonly tokens: number;
+  readonly tokensGiven: boolean;
+  readonly roleKind: RoleKind;
+  /** See parts.ts: a user's message that does more than answer calls. */
+  readonly beginsTurn: boolean;
+  /** Number of results that answer a call elsewhere or here. */
+  readonly linkCount: number;
+  readonly linksStart: number;
+  readonly tableStart: number;
+  readonly roleStart: number;
+  readonly roleEnd: number;
+  /** An empty id text: the client gave none. */
+  readonly idStart: number;
+  readonly idEnd: number;
+  readonly partsStart: number;
+  readonly partsEnd: number;
+  readonly metadataStart: number;
+  readonly metadataEnd: number;
+}
+
+const GIVEN = 8;
+const BEGINS_TURN = 16;
+
+export function encodeMessageRow(
+  message: NewMessage,
+  stored: { readonly version: number; readonly stampMs: number; readonly links: readonly Link[] },
+): Uint8Array {
+  const { roleText, idText, partsText, metadataText } = message;
+  const textLength = roleText.length + idText.length + partsText.length + metadataText.length;
+  const writer = new Writer(64 + textLength + message.parts.length * 24 + stored.links.length * 16);
+  writer.byte(FORMAT);
+  writer.byte(
+    message.roleKind | (message.tokensGiven ? GIVEN : 0) | (beginsTurn(message.roleKind, message.parts) ? BEGINS_TURN : 0),
+  );
+  writer.uint(stored.version);
+  writer.uint(stored.stampMs);
+  writer.uint(message.tokens);
+  writer.uint(stored.links.length);
+  for (const link of stored.links) {
+    // The low bit says which of the two kinds of place this is.
+    writer.uint(link.part * 2 + (link.target < 0 ? 1 : 0));
+    writer.uint(Math.abs(link.target));
+    writer.uint(link.targetPart);
+  }
+  // Texts come last; the part table between links and texts is read only where parts matter.
+  writer.uint(roleText.length);
+  writer.uint(idText.length);
+  writer.uint(partsText.length);
+  writer.uint(metadataText.length);
+  writeParts(writer, message.parts);
+  writer.raw(roleText);
+  writer.raw(idText);
+  writer.raw(partsText);
+  writer.raw(metadataText);
+  return writer.done();
+}
+
+export function decodeMessageRow(bytes: Uint8Array): MessageRow | null {
+  const reader = new Reader(bytes);
+  const format = reader.byte();
+  const flags = reader.byte();
+  const version = reader.uint();
+  const stampMs = reader.uint();
+  const tokens = reader.uint();
+  const linkCount = reader.count();
+  const linksStart = reader.at;
+  for (let i = 0; i < linkCount && reader.ok; i++) {
+    reader.uint();
+    reader.uint();
+    reader.uint();
+  }
+  const roleLength = reader.uint();
+  const idLength = reader.uint();
+  const partsLength = reader.uint();
+  const metadataLength = reader.uint();
+  const tableStart = reader.at;
+  // From the end, so that the table need not be read to find what follows it.
+  const metadataStart = bytes.length - metadataLength;
+  const partsStart = metadataStart - partsLength;
+  const idStart = partsStart - idLength;
+  const roleStart = idStart - roleLength;
+  if (!reader.ok || format !== FORMAT || roleStart < tableStart) return null;
+  return {
+    bytes,
+    version,
+    stampMs,
+    tokens,
+    tokensGiven: (flags & GIVEN) !== 0,
+    roleKind: roleKindOf(flags & 7),
+    beginsTurn: (flags & BEGINS_TURN) !== 0,
+    linkCount,
+    linksStart,
+    tableStart,
+    roleStart,
+    roleEnd: idStart,
+    idStart,
+    idEnd: partsStart,
+    partsStart,
+    partsEnd: metadataStart,
+    metadataStart,
+    metadataEnd: bytes.length,
+  };
+}
+
+const NO_LINKS: readonly Link[] = [];
+
+/** Which calls the results of this message answer. */
+export function rowLinks(row: MessageRow): readonly Link[] {
+  if (row.linkCount === 0) return NO_LINKS;
+  const reader = new Reader(row.bytes, row.linksStart);
+  const links: Link[] = [];
+  for (let i = 0; i < row.linkCount; i++) {
+    const head = reader.uint();
+    const place = reader.uint();
+    links.push({ part: Math.floor(head / 2), target: head % 2 === 1 ? -place : place, targetPart: reader.uint() });
+  }
+  return links;
+}
+
+/** The part table; offsets in it are relative to the parts text (`partsStart`). */
+export function rowParts(row: MessageRow): PartInfo[] {
+  const reader = new Reader(row.bytes, row.tableStart, row.roleStart);
+  const parts = readParts(reader);
+  return reader.ok ? parts : [];
+}
+
+export function encodeConfig(config: ContextConfig): Uint8Array {
+  const writer = new Writer(96 + config.metadataText.length);
+  writer.byte(FORMAT);
+  writer.uint(config.tokenBudget);
+  writer.double(config.triggerRatio);
+  writePolicy(writer, config.policy);
+  writer.bytes(config.metadataText);
+  writer.string(config.model);
+  writer.uint(config.ttlSeconds);
+  return writer.done();
+}
+
+export function decodeConfig(bytes: Uint8Array): ContextConfig | null {
+  const reader = new Reader(bytes);
+  if (reader.byte() !== FORMAT) return null;
+  const config = {
+    tokenBudget: reader.uint(),
+    triggerRatio: reader.double(),
+    policy: readPolicy(reader),
+    metadataText: reader.bytes(),
+    model: reader.string(),
+    ttlSeconds: reader.uint(),
+  };
+  return reader.ok && reader.atEnd ? config : null;
+}
+
+export function encodeHeader(header: ContextHeader): Uint8Array {
+  const { window } = header;
+  const writer = new Writer(64 + (window.pinned.length + window.excluded.length + window.replacementExcluded.length) * 2);
+  writer.byte(FORMAT);
+  writer.byte(header.status === 'active' ? 0 : 1);
+  writer.uint(header.version);
+  writer.uint(header.configRevision);
+  writer.uint(header.lastSeq);
+  writer.uint(header.leadingCount);
+  writer.uint(header.archivedSeq);
+  writer.uint(header.createdAt);
+  writer.uint(header.updatedAt);
+  writer.uint(header.keyedNewest);
+  writer.uint(header.keyedOldest);
+  writer.uint(window.replacementVersion);
+  writer.uint(window.replacementCount);
+  writer.uint(window.replacementFirst);
+  writer.ascending(window.replacementExcluded);
+  writer.uint(window.firstSeq);
+  writer.ascending(window.pinned);
+  writer.ascending(window.excluded);
+  writer.uint(window.tokens);
+  writer.uint(window.count);
+  writer.uint(window.stableSinceVersion);
+  writer.uint(window.stripped.length);
+  for (const run of window.stripped) {
+    writer.uint(run.before);
+    writer.uint(run.through);
+    writer.uint(run.kinds.length);
+    for (const kind of run.kinds) writer.string(kind);
+  }
+  return writer.done();
+}
+
+export function decodeHeader(bytes: Uint8Array): ContextHeader | null {
+  const reader = new Reader(bytes);
+  if (reader.byte() !== FORMAT) return null;
+  const status = reader.byte() === 0 ? 'active' : 'tombstoned';
+  const version = reader.uint();
+  const configRevision = reader.uint();
+  const lastSeq = reader.uint();
+  const leadingCount = reader.uint();
+  const archivedSeq = reader.uint();
+  const createdAt = reader.uint();
+  const updatedAt = reader.uint();
+  const keyedNewest = reader.uint();
+  const keyedOldest = reader.uint();
+  const window = {
+    replacementVersion: reader.uint(),
+    replacementCount: reader.uint(),
+    replacementFirst: reader.uint(),
+    replacementExcluded: reader.ascending(),
+    firstSeq: reader.uint(),
+    pinned: reader.ascending(),
+    excluded: reader.ascending(),
+    tokens: reader.uint(),
+    count: reader.uint(),
+    stableSinceVersion: reader.uint(),
+    stripped: readStripped(reader),
+  };
+  if (!reader.ok || !reader.atEnd) return null;
+  return {
+    status,
+    version,
+    configRevision,
+    lastSeq,
+    leadingCount,
+    archivedSeq,
+    createdAt,
+    updatedAt,
+    window,
+    keyedNewest,
+    keyedOldest,
+  };
+}
+
+function readStripped(reader: Reader): Stripped[] {
+  const count = reader.count();
+  const stripped: Stripped[] = [];
+  for (let i = 0; i < count && reader.ok; i++) {
+    const before = reader.uint();
+    const through = reader.uint();
+    const kinds: string[] = [];
+    for (let left = reader.count(); left > 0 && reader.ok; left--) kinds.push(reader.string());
+    stripped.push({ before, through, kinds });
+  }
+  return stripped;
+}
+
+/** The record of one `compact` call, kept for ever. Automatic compaction leaves none. */
+export interface CompactionRecord {
+  readonly version: number;
+  readonly stampMs: number;
+  /** The log messages that the replacement stands for; both 0 when there were none. */
+  readonly fromSeq: number;
+  readonly toSeq: number;
+  readonly replacementCount: number;
+  /** Messages and tokens of the stored window before and after. */
+  readonly countBefore: number;
+  readonly countAfter: number;
+  readonly tokensBefore: number;
+  readonly tokensAfter: number;
+}
+
+export function encodeCompaction(record: CompactionRecord): Uint8Array {
+  const writer = new Writer(48);
+  writer.byte(FORMAT);
+  writer.uint(record.version);
+  writer.uint(record.stampMs);
+  writer.uint(record.fromSeq);
+  writer.uint(record.toSeq);
+  writer.uint(record.replacementCount);
+  writer.uint(record.countBefore);
+  writer.uint(record.countAfter);
+  writer.uint(record.tokensBefore);
+  writer.uint(record.tokensAfter);
+  return writer.done();
+}
+
+export function decodeCompaction(bytes: Uint8Array): CompactionRecord | null {
+  const reader = new Reader(bytes);
+  if (reader.byte() !== FORMAT) return null;
+  const record = {
+    version: reader.uint(),
+    stampMs: reader.uint(),
+    fromSeq: reader.uint(),
+    toSeq: reader.uint(),
+    replacementCount: reader.uint(),
+    countBefore: reader.uint(),
+    countAfter: reader.uint(),
+    tokensBefore: reader.uint(),
+    tokensAfter: reader.uint(),
+  };
+  return reader.ok && reader.atEnd ? record : null;
+}

@@ -1,0 +1,285 @@
+/**
+ * A window read into memory: its messages in order, which of them form a unit (calls together with all their results,
+ * or a message alone), what skip_parts leaves of each. Reading happens at a compaction and for an answer, never for an
+ * append that merely adds. cut.ts and project.ts choose among the units; what is chosen and why is theirs.
+ */
+import { decodeMessageRow, replacementKey, rowLinks, rowParts } from './rows.ts';
+import type { Link, MessageRow, Place } from './rows.ts';
+import type { PartInfo, Rows, Stripped, WindowState } from './types.ts';
+
+/** One message of the window. */
+export class WindowItem {
+  readonly place: Place;
+  readonly row: MessageRow;
+  readonly links: readonly Link[];
+  /** Index of the first item of its unit: the unit's name and its position. */
+  unit: number;
+  /** What the message costs as it is shown. */
+  tokens: number;
+  /** Indices of the parts that are shown; null: all of them, the text as it came in. */
+  kept: readonly number[] | null = null;
+  /** skip_parts left nothing of it: it is not in the window. */
+  hidden = false;
+  /** It has to leave whatever the bounds say, e.g. with the late result of a call that left before. */
+  gone = false;
+
+  constructor(place: Place, row: MessageRow, unit: number) {
+    this.place = place;
+    this.row = row;
+    this.links = rowLinks(row);
+    this.unit = unit;
+    this.tokens = row.tokens;
+  }
+}
+
+/** Reads message rows, among them those that the command at work has made and not yet stored. */
+export class RowSource {
+  readonly #rows: Rows;
+  readonly #context: string;
+  readonly #pending: ReadonlyMap<Place, Uint8Array>;
+
+  constructor(rows: Rows, context: string, pending: ReadonlyMap<Place, Uint8Array>) {
+    this.#rows = rows;
+    this.#context = context;
+    this.#pending = pending;
+  }
+
+  message(place: Place): MessageRow | null {
+    const bytes = this.#pending.get(place) ?? this.#stored(place);
+    return bytes === undefined ? null : decodeMessageRow(bytes);
+  }
+
+  #stored(place: Place): Uint8Array | undefined {
+    return place < 0
+      ? this.#rows.get('replacement', this.#context, -place)
+      : this.#rows.get('message', this.#context, place);
+  }
+}
+
+/** Whether the window holds the message at `place` (skip_parts aside). */
+export function inWindow(window: WindowState, place: Place): boolean {
+  if (place < 0) {
+    const position = -place - replacementKey(window.replacementVersion, 0);
+    if (window.replacementVersion === 0 || position >= window.replacementCount) return false;
+    return position >= window.replacementFirst && !window.replacementExcluded.includes(position);
+  }
+  return place >= window.firstSeq ? !window.excluded.includes(place) : window.pinned.includes(place);
+}
+
+/**
+ * Reads the window: the replacement, then the log's messages in order. Messages that are no longer there are left out.
+ * Units are formed over everything read; call `strip` for what is shown of them.
+ */
+export function readWindow(source: RowSource, window: WindowState, lastSeq: number): WindowItem[] {
+  const items: WindowItem[] = [];
+  const indexOf = new Map<Place, number>();
+  const add = (place: Place): void => {
+    const row = source.message(place);
+    if (row === null) return;
+    indexOf.set(place, items.length);
+    items.push(new WindowItem(place, row, items.length));
+  };
+  for (let position = window.replacementFirst; position < window.replacementCount; position++) {
+    if (!window.replacementExcluded.includes(position)) add(-replacementKey(window.replacementVersion, position));
+  }
+  for (const seq of window.pinned) add(seq);
+  let nextExcluded = 0;
+  for (let seq = window.firstSeq; seq <= lastSeq; seq++) {
+    if (window.excluded[nextExcluded] === seq) nextExcluded++;
+    else add(seq);
+  }
+  joinUnits(items, indexOf);
+  return items;
+}
+
+/** Union-find in which the root of a unit is always its first item. */
+function joinUnits(items: readonly WindowItem[], indexOf: ReadonlyMap<Place, number>): void {
+  const rootOf = (index: number): number => {
+    let root = index;
+    for (let item = items[root]; item !== undefined && item.unit !== root; item = items[root]) root = item.unit;
+    for (let item = items[index]; item !== undefined && item.unit !== root; ) {
+      const next = item.unit;
+      item.unit = root;
+      item = items[next];
+    }
+    return root;
+  };
+  for (let index = 0; index < items.length; index++) {
+    const item = items[index];
+    if (item === undefined) continue;
+    for (const link of item.links) {
+      const target = indexOf.get(link.target);
+      if (target === undefined) continue;
+      const a = rootOf(index);
+      const b = rootOf(target);
+      const later = items[Math.max(a, b)];
+      if (later !== undefined) later.unit = Math.min(a, b);
+    }
+  }
+  for (let index = 0; index < items.length; index++) rootOf(index);
+}
+
+/**
+ * Applies the runs of skip_parts: sets what is kept of each item and what it then costs. The log's leading system
+ * messages and a replacement (which is what the client wants shown) are never stripped. A pair goes only whole:
+ * where either part stays, the other stays too; a result that came after the run for a call that went, goes as well.
+ */
+export function strip(items: readonly WindowItem[], runs: readonly Stripped[], leadingCount: number): void {
+  for (const item of items) {
+    item.tokens = item.row.tokens;
+    item.kept = null;
+    item.hidden = false;
+  }
+  if (runs.length === 0) return;
+  let before = 0;
+  let through = 0;
+  for (const run of runs) {
+    before = Math.max(before, run.before);
+    through = Math.max(through, run.through);
+  }
+  const goingAt = new Map<Place, GoingParts>();
+  for (const item of items) {
+    if (item.place <= leadingCount) continue;
+    if (item.place < before || item.links.length > 0) goingAt.set(item.place, partsToGo(item, runs));
+  }
+  keepPairsWhole(items, goingAt, through);
+  for (const item of items) {
+    const going = goingAt.get(item.place);
+    if (going !== undefined) showWithout(item, going);
+  }
+}
+
+interface GoingParts {
+  readonly parts: readonly PartInfo[];
+  /** By part index. */
+  readonly going: boolean[];
+}
+
+function partsToGo(item: WindowItem, runs: readonly Stripped[]): GoingParts {
+  const parts = rowParts(item.row);
+  return { parts, going: parts.map((part) => runs.some((run) => item.place < run.before && matches(part.kind, run.kinds))) };
+}
+
+function matches(kind: string, prefixes: readonly string[]): boolean {
+  for (const prefix of prefixes) if (kind.startsWith(prefix)) return true;
+  return false;
+}
+
+function keepPairsWhole(items: readonly WindowItem[], goingAt: ReadonlyMap<Place, GoingParts>, through: number): void {
+  // First the calls, each over all its results; only then can a result look at what became of its call.
+  for (const item of items) {
+    if (item.place > through) continue;
+    for (const link of item.links) {
+      const call = goingAt.get(link.target);
+      if (call !== undefined && goingAt.get(item.place)?.going[link.part] !== true) call.going[link.targetPart] = false;
+    }
+  }
+  const present = new Set<Place>();
+  for (const item of items) present.add(item.place);
+  for (const item of items) {
+    const own = goingAt.get(item.place);
+    if (own === undefined) continue;
+    for (const link of item.links) {
+      // A call outside the window decides nothing: its result stands for itself.
+      if (present.has(link.target)) own.going[link.part] = goingAt.get(link.target)?.going[link.targetPart] === true;
+    }
+  }
+}
+
+function showWithout(item: WindowItem, { parts, going }: GoingParts): void {
+  if (!going.includes(true)) return;
+  const kept: number[] = [];
+  let keptTokens = 0;
+  let allTokens = 0;
+  for (let i = 0; i < parts.length; i++) {
+    const tokens = parts[i]?.tokens ?? 0;
+    allTokens += tokens;
+    if (going[i] === true) continue;
+    kept.push(i);
+    keptTokens += tokens;
+  }
+  item.kept = kept;
+  item.hidden = kept.length === 0;
+  if (item.hidden) item.tokens = 0;
+  else if (!item.row.tokensGiven) item.tokens = keptTokens;
+  else if (allTokens > 0) item.tokens = Math.min(item.row.tokens, Math.ceil((item.row.tokens * keptTokens) / allTokens));
+}
+
+/** The window's units with their sums, and which of them have been dropped. Indexed by unit (see WindowItem.unit). */
+export class UnitSet {
+  readonly items: readonly WindowItem[];
+  /** Of what is kept. */
+  tokens = 0;
+  count = 0;
+  /** The unit with the newest shown message; -1 in an empty window. It is never dropped. */
+  readonly newest: number;
+  readonly #tokens: number[];
+  readonly #count: number[];
+  readonly #pinned: boolean[];
+  readonly #dropped: boolean[];
+
+  /** `pinnedThrough`: units that begin with a replacement message or a seq up to this are pinned; -1 for none. */
+  constructor(items: readonly WindowItem[], pinnedThrough: number) {
+    this.items = items;
+    this.#tokens = new Array<number>(items.length).fill(0);
+    this.#count = new Array<number>(items.length).fill(0);
+    this.#pinned = new Array<boolean>(items.length).fill(false);
+    this.#dropped = new Array<boolean>(items.length).fill(false);
+    let newest = -1;
+    for (const item of items) {
+      if (item.hidden || item.gone) continue;
+      newest = item.unit;
+      this.#tokens[item.unit] = (this.#tokens[item.unit] ?? 0) + item.tokens;
+      if (this.#count[item.unit] === 0) this.#pinned[item.unit] = pinnedThrough >= 0 && item.place <= pinnedThrough;
+      this.#count[item.unit] = (this.#count[item.unit] ?? 0) + 1;
+      this.tokens += item.tokens;
+      this.count++;
+    }
+    this.newest = newest;
+  }
+
+  /** Whether the item is still in the window and shown. */
+  keeps(item: WindowItem): boolean {
+    return !item.hidden && !item.gone && this.#dropped[item.unit] !== true;
+  }
+
+  isDropped(unit: number): boolean {
+    return this.#dropped[unit] === true;
+  }
+
+  drop(unit: number): void {
+    if (this.#dropped[unit] === true) return;
+    this.#dropped[unit] = true;
+    this.tokens -= this.#tokens[unit] ?? 0;
+    this.count -= this.#count[unit] ?? 0;
+  }
+
+  /** Drops unpinned units, the oldest first and the newest never, until the sums are within the bounds. */
+  dropUnpinned(tokensMax: number, countMax: number): void {
+    for (let unit = 0; unit < this.items.length; unit++) {
+      if (this.tokens <= tokensMax && this.count <= countMax) return;
+      if (this.#mayDrop(unit, false)) this.drop(unit);
+    }
+  }
+
+  /** The same for pinned units, the last first: what a conversation opens with goes last of all. */
+  dropPinned(tokensMax: number, countMax: number): void {
+    for (let unit = this.items.length - 1; unit >= 0; unit--) {
+      if (this.tokens <= tokensMax && this.count <= countMax) return;
+      if (this.#mayDrop(unit, true)) this.drop(unit);
+    }
+  }
+
+  /** Drops the older half of the unpinned units that are left; false when there are none. */
+  dropOlderHalf(): boolean {
+    const left: number[] = [];
+    for (let unit = 0; unit < this.items.length; unit++) if (this.#mayDrop(unit, false)) left.push(unit);
+    for (let i = 0; i * 2 < left.length; i++) this.drop(left[i] ?? 0);
+    return left.length > 0;
+  }
+
+  #mayDrop(unit: number, pinned: boolean): boolean {
+    if (unit === this.newest || this.#dropped[unit] === true || this.#count[unit] === 0) return false;
+    return this.#pinned[unit] === pinned;
+  }
+}
