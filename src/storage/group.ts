@@ -1,0 +1,223 @@
+/**
+ * One group's storage in memory: its durable record, its log, its overlay, and how a host's write changes them.
+ * Owns the order of things inside a write; knows nothing of batches in flight (writer.ts) nor of files.
+ */
+import type { GroupWrite } from '../../raft/ports.ts';
+import type { ConfState, Entry, GroupId, SnapshotMeta } from '../../raft/types.ts';
+import type { Write } from '../contexts/types.ts';
+import { CHECKSUM_BYTES, checksum } from './checksum.ts';
+import type { GroupLog } from './group-log.ts';
+import { writeU32 } from './integers.ts';
+import { groupKey, groupSeed, LOG_KEY_BYTES, logKey, Space, STATE_PREFIX_BYTES, stateKeyBytesMax, writeLogKey, writeStateKey } from './keys.ts';
+import { Overlay } from './overlay.ts';
+import { entryValueBytes, recordBytes, writeEntryValue, writeRecord } from './records.ts';
+import type { GroupRecord } from './records.ts';
+import type { RowSink } from './writer.ts';
+
+/** A completely received snapshot, waiting to be made current. */
+export interface StagedState {
+  readonly slot: number;
+  readonly meta: SnapshotMeta;
+  readonly stateHash: number;
+}
+
+/** A group's share of the write in flight: what the group will be once it is durable. */
+export interface GroupChange {
+  readonly group: GroupStore;
+  readonly record: GroupRecord;
+  readonly entries: readonly Entry[];
+  /** Log rows beyond the new last index: (deleteFrom .. deleteTo], in the live slot. */
+  readonly deleteFrom: number;
+  readonly deleteTo: number;
+  readonly rows: (Iterable<Write> & { readonly size: number }) | null;
+  readonly restarted: boolean;
+}
+
+const NO_ENTRIES: readonly Entry[] = [];
+
+export class GroupStore {
+  readonly id: GroupId;
+  readonly key: Uint8Array;
+  readonly seed: number;
+  readonly log: GroupLog;
+  readonly overlay = new Overlay();
+  /** Durable. */
+  record: GroupRecord;
+  /** Why this replica took itself out, or null. */
+  damaged: string | null;
+  staged: StagedState | null = null;
+  /** Rolling hash after the last applied command, durable or not. */
+  stateHash: number;
+  /** False once the group left this node: a write that was in flight then changes nothing any more. */
+  isOpen = true;
+  private applied: { index: number; term: number; conf: ConfState | null } | null = null;
+
+  constructor(id: GroupId, record: GroupRecord, log: GroupLog, damaged: string | null) {
+    this.id = id;
+    this.key = groupKey(Space.group, id);
+    this.seed = groupSeed(id);
+    this.record = record;
+    this.log = log;
+    this.damaged = damaged;
+    this.stateHash = record.stateHash;
+  }
+
+  /** Rides in the next write; a membership change stays due until then. */
+  setApplied(applied: { index: number; term: number; conf: ConfState | null }): void {
+    const conf = applied.conf ?? this.applied?.conf ?? null;
+    this.applied = { index: applied.index, term: applied.term, conf };
+  }
+
+  /**
+   * What the next write makes of this group. Captures the overlay rows and the applied position put so far.
+   * Throws RangeError when the write contradicts the log: that is a bug of the caller, not an operating error.
+   */
+  change(write: GroupWrite | null): GroupChange {
+    if (write !== null && write.snapshot !== null) return this.restart(write, write.snapshot);
+    const { applied, record } = this;
+    this.applied = null;
+    const entries = write === null ? NO_ENTRIES : ownEntries(write.entries);
+    const first = entries[0];
+    if (first !== undefined && (first.index <= record.startIndex || first.index > record.lastIndex + 1)) {
+      throw new RangeError(`entry ${first.index} does not continue the log (${record.startIndex}, ${record.lastIndex}] of group ${this.id}`);
+    }
+    const lastIndex = entries[entries.length - 1]?.index ?? record.lastIndex;
+    const appliedIndex = applied?.index ?? record.appliedIndex;
+    const startIndex = write === null || write.compactTo === 0 ? record.startIndex : Math.max(record.startIndex, write.compactTo - 1);
+    if (appliedIndex > Math.min(record.lastIndex, lastIndex)) throw new RangeError(`group ${this.id} applied ${appliedIndex}, beyond its durable log at ${record.lastIndex}`);
+    if (startIndex > appliedIndex) throw new RangeError(`group ${this.id} cannot compact to ${startIndex + 1}: applied is ${appliedIndex}`);
+    return {
+      group: this,
+      entries,
+      record: {
+        replica: record.replica,
+        slot: record.slot,
+        startIndex,
+        startTerm: startIndex === record.startIndex ? record.startTerm : this.log.term(startIndex),
+        lastIndex,
+        term: write?.hardState?.term ?? record.term,
+        vote: write?.hardState?.vote ?? record.vote,
+        commit: write?.hardState?.commit ?? record.commit,
+        appliedIndex,
+        appliedTerm: applied?.term ?? record.appliedTerm,
+        stateHash: applied === null ? record.stateHash : this.stateHash,
+        conf: applied?.conf ?? record.conf,
+      },
+      deleteFrom: lastIndex + 1,
+      deleteTo: record.lastIndex,
+      rows: this.overlay.capture(),
+      restarted: false,
+    };
+  }
+
+  /** The change is durable: readers see it. */
+  completed(change: GroupChange): void {
+    if (!this.isOpen) return;
+    this.record = change.record;
+    this.log.advance(change.record, change.entries, change.restarted);
+    if (change.restarted) {
+      // Rows applied to the old state while the write was in flight explain nothing in the new one.
+      this.overlay.clear();
+      this.applied = null;
+      this.stateHash = change.record.stateHash;
+    } else {
+      this.overlay.written();
+    }
+  }
+
+  private restart(write: GroupWrite, meta: SnapshotMeta): GroupChange {
+    const { staged, record } = this;
+    if (staged === null || staged.meta.index !== meta.index || staged.meta.term !== meta.term) {
+      throw new RangeError(`group ${this.id} has no staged snapshot at index ${meta.index}, term ${meta.term}`);
+    }
+    // From here on the slot belongs to this write: a new transfer must not sweep it away.
+    this.staged = null;
+    if (meta.index <= record.appliedIndex) throw new RangeError(`a snapshot at ${meta.index} would take group ${this.id} back from ${record.appliedIndex}`);
+    const entries = ownEntries(write.entries);
+    if ((entries[0]?.index ?? meta.index + 1) !== meta.index + 1) throw new RangeError(`entries of group ${this.id} do not continue its snapshot at ${meta.index}`);
+    return {
+      group: this,
+      entries,
+      record: {
+        replica: record.replica,
+        slot: staged.slot,
+        startIndex: meta.index,
+        startTerm: meta.term,
+        lastIndex: entries[entries.length - 1]?.index ?? meta.index,
+        term: write.hardState?.term ?? record.term,
+        vote: write.hardState?.vote ?? record.vote,
+        commit: Math.max(meta.index, write.hardState?.commit ?? record.commit),
+        appliedIndex: meta.index,
+        appliedTerm: meta.term,
+        stateHash: staged.stateHash,
+        conf: staged.meta.conf,
+      },
+      deleteFrom: 0,
+      deleteTo: -1,
+      rows: null,
+      restarted: true,
+    };
+  }
+}
+
+/** Encodes rows into a buffer that is reused: the sink copies at once. */
+export class RowEncoder {
+  private buffer = Buffer.allocUnsafe(64 * 1024);
+
+  /** All rows of a change. */
+  encode(sink: RowSink, change: GroupChange): void {
+    const { group, record } = change;
+    for (const entry of change.entries) this.entry(sink, group.id, record.slot, entry);
+    for (let index = change.deleteFrom; index <= change.deleteTo; index++) sink.del(logKey(group.id, record.slot, index));
+    if (change.rows !== null) for (const row of change.rows) this.row(sink, group.id, group.seed, record.slot, row);
+    this.record(sink, group.key, record);
+  }
+
+  record(sink: RowSink, key: Uint8Array, record: GroupRecord): void {
+    const buffer = this.room(recordBytes(record));
+    sink.put(key, buffer.subarray(0, writeRecord(buffer, 0, key, record)));
+  }
+
+  row(sink: RowSink, group: GroupId, seed: number, slot: number, row: Write): void {
+    const buffer = this.room(stateKeyBytesMax(row) + (row.value?.length ?? 0) + CHECKSUM_BYTES);
+    const keyEnd = writeStateKey(buffer, group, slot, row);
+    const key = buffer.subarray(0, keyEnd);
+    if (row.value === null) return sink.del(key);
+    buffer.set(row.value, keyEnd);
+    const end = keyEnd + row.value.length;
+    writeU32(buffer, end, checksum(buffer.subarray(STATE_PREFIX_BYTES, end), seed));
+    sink.put(key, buffer.subarray(keyEnd, end + CHECKSUM_BYTES));
+  }
+
+  private entry(sink: RowSink, group: GroupId, slot: number, entry: Entry): void {
+    const buffer = this.room(LOG_KEY_BYTES + entryValueBytes(entry));
+    const keyEnd = writeLogKey(buffer, 0, group, slot, entry.index);
+    const end = writeEntryValue(buffer, 0, keyEnd, entry);
+    sink.put(buffer.subarray(0, keyEnd), buffer.subarray(keyEnd, end));
+  }
+
+  private room(bytes: number): Buffer {
+    if (this.buffer.length < bytes) this.buffer = Buffer.allocUnsafe(bytes * 2);
+    return this.buffer;
+  }
+}
+
+/**
+ * Copies the entries' data into one allocation per group and write, because what comes in is usually a view into a
+ * network frame that all groups share: a cached entry must not keep other groups' megabytes alive.
+ */
+function ownEntries(entries: readonly Entry[]): readonly Entry[] {
+  if (entries.length === 0) return NO_ENTRIES;
+  let bytes = 0;
+  for (const entry of entries) bytes += entry.data.length;
+  const data = new Uint8Array(bytes);
+  const owned: Entry[] = [];
+  let offset = 0;
+  for (const entry of entries) {
+    data.set(entry.data, offset);
+    const end = offset + entry.data.length;
+    owned.push({ term: entry.term, index: entry.index, type: entry.type, data: data.subarray(offset, end) });
+    offset = end;
+  }
+  return owned;
+}

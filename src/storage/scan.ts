@@ -1,0 +1,110 @@
+/** Ranges of state rows as they are now: a consistent view of LevelDB merged with the rows not yet written. */
+import type { Table } from '../contexts/types.ts';
+import { DamageError, unsealed } from './checksum.ts';
+import type { GroupStore } from './group.ts';
+import { readU64 } from './integers.ts';
+import { isRowIntact, readContext, stateKey, tablePrefix } from './keys.ts';
+import type { Database } from './writer.ts';
+
+/** A row's key is what follows the context id: 8 bytes for a number. */
+export interface StateRow {
+  readonly key: number;
+  readonly value: Uint8Array;
+}
+
+export interface ContextRow {
+  readonly context: string;
+  readonly header: Uint8Array;
+}
+
+interface Range {
+  readonly table: Table;
+  readonly context: string | null;
+  readonly gte: Uint8Array;
+  readonly lt: Uint8Array;
+  readonly limit: number;
+}
+
+type Pair = [key: Uint8Array, value: Uint8Array];
+
+const READ_AHEAD_BYTES = 1024 * 1024;
+
+export async function scanRows(db: Database, group: GroupStore, range: { table: Table; context: string; gte?: number; lt?: number; limit: number }, onDamage: (reason: string) => void): Promise<StateRow[]> {
+  const { table, context, limit } = range;
+  const { slot } = group.record;
+  const gte = stateKey(group.id, slot, { table, context, key: range.gte ?? 0 });
+  const lt = stateKey(group.id, slot, { table, context, key: range.lt ?? Number.MAX_SAFE_INTEGER });
+  const pairs = await scan(db, group, { table, context, gte, lt, limit }, onDamage);
+  return pairs.map(([key, value]) => ({ key: readU64(key, key.length - 8), value }));
+}
+
+export async function scanContexts(db: Database, group: GroupStore, range: { after?: string; prefix?: string; limit: number }, onDamage: (reason: string) => void): Promise<ContextRow[]> {
+  const { slot } = group.record;
+  const table = 'header';
+  // The key of a context's header ends in the id's terminator 00: 01 in its place is right behind it, and ids hold neither.
+  const after = range.after === undefined ? null : following(stateKey(group.id, slot, { table, context: range.after, key: '' }));
+  const prefix = range.prefix === undefined || range.prefix === '' ? null : stateKey(group.id, slot, { table, context: range.prefix, key: '' });
+  const start = prefix === null ? tablePrefix(group.id, slot, table) : prefix.subarray(0, -1);
+  const gte = after !== null && Buffer.compare(after, start) > 0 ? after : start;
+  // FF never occurs in UTF-8, so it stands behind every id that continues the prefix.
+  const lt = prefix === null ? tablePrefix(group.id, slot, table, 1) : Buffer.concat([prefix.subarray(0, -1), Uint8Array.of(0xff)]);
+  if (Buffer.compare(gte, lt) >= 0) return [];
+  const pairs = await scan(db, group, { table, context: null, gte, lt, limit: range.limit }, onDamage);
+  return pairs.map(([key, value]) => ({ context: readContext(key), header: value }));
+}
+
+/** Throws DamageError after telling `onDamage`. */
+async function scan(db: Database, group: GroupStore, range: Range, onDamage: (reason: string) => void): Promise<Pair[]> {
+  // Both views are taken in this one turn, so that a write completing meanwhile can neither hide nor double a row.
+  const iterator = db.iterator({ gte: range.gte, lt: range.lt, highWaterMarkBytes: READ_AHEAD_BYTES });
+  const unwritten = unwrittenRows(group, range);
+  const result: Pair[] = [];
+  let position = 0;
+  try {
+    let stored: Pair[] = [];
+    let storedAt = 0;
+    while (result.length < range.limit) {
+      if (storedAt === stored.length) {
+        stored = await iterator.nextv(Math.min(1000, range.limit - result.length + 1));
+        storedAt = 0;
+      }
+      const row = stored[storedAt];
+      const fresh = unwritten[position];
+      if (row === undefined && fresh === undefined) break;
+      const order = row === undefined ? 1 : fresh === undefined ? -1 : Buffer.compare(row[0], fresh.key);
+      if (order >= 0 && fresh !== undefined) {
+        position++;
+        if (fresh.value !== null) result.push([fresh.key, fresh.value]);
+      }
+      if (order <= 0 && row !== undefined) {
+        storedAt++;
+        if (order < 0) result.push([row[0], intact(group, row, onDamage)]);
+      }
+    }
+  } finally {
+    await iterator.close();
+  }
+  return result;
+}
+
+function unwrittenRows(group: GroupStore, range: Range): { key: Uint8Array; value: Uint8Array | null }[] {
+  return group.overlay
+    .select(range.table, range.context)
+    .map((write) => ({ key: stateKey(group.id, group.record.slot, write), value: write.value }))
+    .filter(({ key }) => Buffer.compare(key, range.gte) >= 0 && Buffer.compare(key, range.lt) < 0)
+    .sort((a, b) => Buffer.compare(a.key, b.key));
+}
+
+function intact(group: GroupStore, [key, value]: Pair, onDamage: (reason: string) => void): Uint8Array {
+  if (!isRowIntact(key, value, group.seed)) {
+    const reason = `row ${Buffer.from(key).toString('hex')} of group ${group.id} is damaged`;
+    onDamage(reason);
+    throw new DamageError(group.id, reason);
+  }
+  return unsealed(value);
+}
+
+function following(key: Buffer): Buffer {
+  key[key.length - 1] = 1;
+  return key;
+}

@@ -1,0 +1,463 @@
+/**
+ * The storage of a node: one LevelDB for the logs and states of all its groups. Owns opening and closing, the groups,
+ * and what is read and written; the parts are the writer (order, sync, errors), the group stores (what a write makes
+ * of a group), verification at open, snapshots, the sweeper and the scrub.
+ */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ClassicLevel } from 'classic-level';
+import type { GroupWrite, HostStorage } from '../../raft/ports.ts';
+import type { ConfState, GroupId, LogReader, ReplicaId } from '../../raft/types.ts';
+import type { RowKey, Table, Write } from '../contexts/types.ts';
+import { DamageError, sealed, unsealed } from './checksum.ts';
+import { Facts } from './facts.ts';
+import { CacheBudget, GroupLog } from './group-log.ts';
+import { GroupStore, RowEncoder } from './group.ts';
+import type { GroupChange } from './group.ts';
+import { groupKey, isRowIntact, NODE_KEY, Space, stateKeyBytesMax, writeStateKey } from './keys.ts';
+import { scanContexts, scanRows } from './scan.ts';
+import type { ContextRow, StateRow } from './scan.ts';
+import type { GroupRecord } from './records.ts';
+import { Scrub } from './scrub.ts';
+import { StagedSnapshot, StateSnapshot } from './snapshots.ts';
+import { SpaceWatch } from './space.ts';
+import type { SpaceState } from './space.ts';
+import { Sweeper } from './sweeper.ts';
+import { isFormatted, nodeRecord, readGroups, readSlots, verifyLog } from './verify.ts';
+import { checkWriteAheadLogs } from './wal-check.ts';
+import { readSync, Writer } from './writer.ts';
+import type { Database } from './writer.ts';
+
+export interface StorageOptions {
+  /** LevelDB's block cache. */
+  readonly cacheBytes: number;
+  /** LevelDB's write buffer: twice this much memory, and this much log to replay at open. */
+  readonly writeBufferBytes: number;
+  /** Recent log entries kept in memory for one group, and for all of them. */
+  readonly entryCacheGroupBytes: number;
+  readonly entryCacheBytes: number;
+  /** Below this much free space the state is 'soft', below the lower one 'hard'. */
+  readonly freeSoftBytes: number;
+  readonly freeHardBytes: number;
+  /** Size of a file that holds space back for the hard case; 0 for none. */
+  readonly ballastBytes: number;
+  /** Rows per second that the background scrub reads; 0 turns it off. */
+  readonly scrubRowsPerSecond: number;
+  /** All writing has ended: the process must stop serving. Called at most once. */
+  readonly onError: (error: Error) => void;
+  /** A group's rows are not what was written. It is marked; its replica must stop voting and serving at once. */
+  readonly onDamage: (group: GroupId, reason: string) => void;
+}
+
+export const STORAGE_DEFAULTS: StorageOptions = {
+  cacheBytes: 64 * 1024 * 1024,
+  writeBufferBytes: 16 * 1024 * 1024,
+  entryCacheGroupBytes: 4 * 1024 * 1024,
+  entryCacheBytes: 64 * 1024 * 1024,
+  freeSoftBytes: 0,
+  freeHardBytes: 0,
+  ballastBytes: 0,
+  scrubRowsPerSecond: 0,
+  onError: () => undefined,
+  onDamage: () => undefined,
+};
+
+/** A group to be founded on this node: an empty log behind (index, term), and the state at that point. */
+export interface NewGroup {
+  readonly group: GroupId;
+  readonly replica: ReplicaId;
+  readonly conf: ConfState;
+  readonly index: number;
+  readonly term: number;
+  readonly rows?: readonly Write[];
+}
+
+export interface GroupInfo {
+  readonly group: GroupId;
+  /** 0 when the group's record is unreadable. */
+  readonly replica: ReplicaId;
+  /** Why this replica took itself out, or null. */
+  readonly damaged: string | null;
+}
+
+export interface StorageStats {
+  readonly batches: number;
+  readonly rows: number;
+  readonly bytes: number;
+  readonly lastBatchMs: number;
+  /** How long the batch in flight has been under way; 0 without one. */
+  readonly stalledMs: number;
+  readonly level0Files: number;
+  readonly freeBytes: number;
+  readonly scrubbedRows: number;
+}
+
+/** Entries deleted along with a write: more than it adds, so that deletion keeps up, and bounded. */
+const RIDE_ROWS_MIN = 64;
+
+export class Storage implements HostStorage {
+  /** Small synced facts about this node itself. */
+  readonly facts: Facts;
+  private readonly db: Database;
+  private readonly options: StorageOptions;
+  private readonly writer: Writer;
+  private readonly sweeper: Sweeper;
+  private readonly scrub: Scrub;
+  private readonly space: SpaceWatch;
+  private readonly cache: CacheBudget;
+  private readonly encoder = new RowEncoder();
+  private readonly groupStores = new Map<GroupId, GroupStore>();
+  /** Damaged so badly that not even a record is left. */
+  private readonly lost = new Map<GroupId, string>();
+  private readonly creating = new Set<GroupId>();
+  /** Highest slot ever seen per group: a new one never meets rows of an old one. */
+  private readonly slots = new Map<GroupId, number>();
+  /** Groups with applied rows or positions that no write has taken yet. */
+  private readonly dirty = new Set<GroupStore>();
+  private readKey = Buffer.allocUnsafe(4096);
+  private isWriting = false;
+  private isClosing = false;
+
+  private constructor(db: Database, directory: string, options: StorageOptions) {
+    this.db = db;
+    this.options = options;
+    this.writer = new Writer(db, options.onError);
+    this.facts = new Facts(db, this.writer);
+    this.sweeper = new Sweeper(db, this.writer, (group, slot) => this.groupStores.get(group)?.record.slot === slot);
+    this.cache = new CacheBudget(options.entryCacheGroupBytes, options.entryCacheBytes);
+    this.scrub = new Scrub(db, { rowsPerSecond: options.scrubRowsPerSecond, group: (id) => this.groupStores.get(id), onDamage: (group, reason) => this.damage(group, reason) });
+    this.space = new SpaceWatch(directory, options);
+  }
+
+  /**
+   * Opens or creates the data directory and verifies it: every group record, every log entry. Damage of a group marks
+   * that group and does not fail the open. Throws DamageError when the node as a whole cannot be trusted, Error when
+   * the disk is of another format or in use.
+   */
+  static async open(directory: string, options: Partial<StorageOptions> = {}): Promise<Storage> {
+    const complete = { ...STORAGE_DEFAULTS, ...options };
+    const location = join(directory, 'db');
+    await mkdir(location, { recursive: true });
+    await checkWriteAheadLogs(location);
+    const db = new ClassicLevel<Uint8Array, Uint8Array>(location, {
+      keyEncoding: 'view',
+      valueEncoding: 'view',
+      // Message text compresses, but at the price of the CPU that is this platform's bottleneck.
+      compression: false,
+      cacheSize: complete.cacheBytes,
+      writeBufferSize: complete.writeBufferBytes,
+      maxFileSize: 8 * 1024 * 1024,
+    });
+    await db.open();
+    const storage = new Storage(db, directory, complete);
+    try {
+      await storage.load(directory);
+    } catch (error) {
+      await db.close();
+      throw error;
+    }
+    return storage;
+  }
+
+  /** Writes what is still pending in a last synced batch, unless writing has failed, and closes. */
+  async close(): Promise<void> {
+    if (this.isClosing) return;
+    this.isClosing = true;
+    await this.scrub.close();
+    await this.sweeper.close();
+    this.space.close();
+    await this.writer.drained();
+    if (this.dirty.size > 0 && this.writer.failure === null) await new Promise<void>((resolve) => this.write([], () => resolve()));
+    await this.writer.drained();
+    this.writer.end();
+    await this.db.close();
+  }
+
+  // ---- Groups
+
+  groups(): GroupInfo[] {
+    const groups: GroupInfo[] = [];
+    for (const [group, store] of this.groupStores) groups.push({ group, replica: store.record.replica, damaged: store.damaged });
+    for (const [group, reason] of this.lost) groups.push({ group, replica: 0, damaged: reason });
+    return groups;
+  }
+
+  createGroup(group: GroupId, start: Omit<NewGroup, 'group' | 'rows'>, rows: readonly Write[] = []): Promise<void> {
+    return this.createGroups([{ ...start, group, rows }]);
+  }
+
+  /** Founds groups, all in one synced batch. Throws RangeError for a group that this node already has. */
+  async createGroups(groups: readonly NewGroup[]): Promise<void> {
+    const created: GroupStore[] = [];
+    for (const { group, replica, conf, index, term } of groups) {
+      if (this.groupStores.has(group) || this.lost.has(group) || this.creating.has(group)) throw new RangeError(`group ${group} already exists`);
+      const record: GroupRecord = {
+        replica,
+        conf,
+        slot: this.newSlot(group),
+        startIndex: index,
+        startTerm: term,
+        lastIndex: index,
+        term,
+        vote: 0,
+        commit: index,
+        appliedIndex: index,
+        appliedTerm: term,
+        stateHash: 0,
+      };
+      created.push(this.groupStore(group, record, null));
+    }
+    for (const store of created) this.creating.add(store.id);
+    await this.writer.run(0, (sink) => {
+      created.forEach((store, i) => {
+        for (const row of groups[i]?.rows ?? []) this.encoder.row(sink, store.id, store.seed, store.record.slot, row);
+        this.encoder.record(sink, store.key, store.record);
+      });
+    });
+    for (const store of created) {
+      this.creating.delete(store.id);
+      this.groupStores.set(store.id, store);
+    }
+  }
+
+  /** Forgets a group, mark included, in a synced write; its rows are deleted later, bit by bit. */
+  async deleteGroup(group: GroupId): Promise<void> {
+    const store = this.groupStores.get(group);
+    if (store !== undefined) {
+      store.isOpen = false;
+      store.log.close();
+      this.dirty.delete(store);
+    }
+    this.groupStores.delete(group);
+    this.lost.delete(group);
+    await this.writer.run(0, (sink) => {
+      sink.del(groupKey(Space.group, group));
+      sink.del(groupKey(Space.damage, group));
+    });
+    for (let slot = 1; slot <= (this.slots.get(group) ?? 0); slot++) this.sweeper.addSlot(group, slot);
+  }
+
+  /** Takes the replica out for good: the mark survives restarts and goes only with the group. Resolves when synced. */
+  async markDamaged(group: GroupId, reason: string): Promise<void> {
+    const store = this.groupStores.get(group);
+    if (store !== undefined) {
+      if (store.damaged !== null) return;
+      store.damaged = reason;
+    }
+    const key = groupKey(Space.damage, group);
+    await this.writer.run(0, (sink) => sink.put(key, sealed(key, Buffer.from(reason))));
+  }
+
+  // ---- HostStorage
+
+  /** Throws DamageError for a damaged group: its log must not be voted on. */
+  log(group: GroupId): LogReader {
+    const store = this.group(group);
+    if (store.damaged !== null) throw new DamageError(group, store.damaged);
+    return store.log;
+  }
+
+  write(groups: readonly GroupWrite[], done: (error: Error | null) => void): void {
+    if (this.isWriting) throw new Error('a write is in flight: the host waits for it before the next');
+    this.isWriting = true;
+    const changes: GroupChange[] = [];
+    let rideRows = RIDE_ROWS_MIN;
+    for (const write of groups) {
+      const store = this.group(write.group);
+      this.dirty.delete(store);
+      changes.push(store.change(write));
+      rideRows += write.entries.length * 2;
+    }
+    for (const store of this.dirty) changes.push(store.change(null));
+    this.dirty.clear();
+    this.writer.submit({
+      bytes: 0,
+      encode: (sink) => {
+        for (const change of changes) this.encoder.encode(sink, change);
+        this.sweeper.ride(sink, rideRows);
+      },
+      done: (error) => {
+        this.isWriting = false;
+        if (error === null) for (const change of changes) this.completed(change);
+        done(error);
+      },
+    });
+  }
+
+  hasPendingState(): boolean {
+    return this.dirty.size > 0;
+  }
+
+  setApplied(group: GroupId, applied: { index: number; term: number; conf: ConfState | null }): void {
+    const store = this.group(group);
+    store.setApplied(applied);
+    this.dirty.add(store);
+  }
+
+  logBytes(group: GroupId): number {
+    return this.group(group).log.bytes();
+  }
+
+  firstIndexKeeping(group: GroupId, bytes: number): number {
+    return this.group(group).log.firstIndexKeeping(bytes);
+  }
+
+  durableApplied(group: GroupId): number {
+    return this.group(group).record.appliedIndex;
+  }
+
+  // ---- State rows
+
+  /**
+   * The current version of a row, durable or not; a view that must not be written to. Throws DamageError, after
+   * marking the group, when the row is not what was written.
+   */
+  get(group: GroupId, table: Table, context: string, key: RowKey): Uint8Array | undefined {
+    const store = this.group(group);
+    const unwritten = store.overlay.get(table, context, key);
+    if (unwritten !== undefined) return unwritten.value ?? undefined;
+    const name = { table, context, key };
+    const room = stateKeyBytesMax(name);
+    if (this.readKey.length < room) this.readKey = Buffer.allocUnsafe(room);
+    const stored = this.readKey.subarray(0, writeStateKey(this.readKey, group, store.record.slot, name));
+    const value = readSync(this.db, stored);
+    if (value === undefined) return undefined;
+    if (value === null || !isRowIntact(stored, value, store.seed)) {
+      const reason = `row ${JSON.stringify(name)} of group ${group} is damaged`;
+      this.damage(group, reason);
+      throw new DamageError(group, reason);
+    }
+    return unsealed(value);
+  }
+
+  /** Puts or deletes a row. Visible at once; durable with the next write. */
+  put(group: GroupId, write: Write): void {
+    const store = this.group(group);
+    store.overlay.put(write);
+    this.dirty.add(store);
+  }
+
+  /** Rolling hash of applied commands; rides with the applied position. */
+  setStateHash(group: GroupId, hash: number): void {
+    this.group(group).stateHash = hash;
+  }
+
+  stateHash(group: GroupId): number {
+    return this.group(group).stateHash;
+  }
+
+  /** Rows of one context with keys in [gte, lt), in key order, at most `limit`; the overlay is merged. */
+  rows(group: GroupId, table: Table, context: string, range: { gte?: number; lt?: number; limit: number }): Promise<StateRow[]> {
+    return scanRows(this.db, this.group(group), { table, context, ...range }, (reason) => this.damage(group, reason));
+  }
+
+  /** Contexts that have a header, in id order, after `after`, starting with `prefix`; the overlay is merged. */
+  contexts(group: GroupId, range: { after?: string; prefix?: string; limit: number }): Promise<ContextRow[]> {
+    return scanContexts(this.db, this.group(group), range, (reason) => this.damage(group, reason));
+  }
+
+  // ---- Snapshots
+
+  /** A consistent durable view of a group's state, to be sent in chunks. It pins disk space until closed. */
+  openSnapshot(group: GroupId): StateSnapshot {
+    const store = this.group(group);
+    if (store.damaged !== null) throw new DamageError(group, store.damaged);
+    return new StateSnapshot(this.db, store, (reason) => this.damage(group, reason));
+  }
+
+  /** Receives a snapshot beside the group's current state. A staged one that was not made current is given up. */
+  stage(group: GroupId): StagedSnapshot {
+    const store = this.group(group);
+    if (store.staged !== null) this.sweeper.addSlot(group, store.staged.slot);
+    store.staged = null;
+    return new StagedSnapshot(store, this.newSlot(group), this.writer, this.sweeper);
+  }
+
+  // ---- Health
+
+  /** 'soft': refuse new data; 'hard': release the ballast, give up leadership, stop writing. */
+  get spaceState(): SpaceState {
+    return this.space.state;
+  }
+
+  /** Gives the space held back to the disk, so that what must still be written can be. */
+  releaseBallast(): Promise<void> {
+    return this.space.releaseBallast();
+  }
+
+  stats(): StorageStats {
+    const { batches, rows, bytes, lastBatchMs, batchStartedAt } = this.writer.stats;
+    return {
+      batches,
+      rows,
+      bytes,
+      lastBatchMs,
+      stalledMs: batchStartedAt === 0 ? 0 : performance.now() - batchStartedAt,
+      level0Files: Number(this.db.getProperty('leveldb.num-files-at-level0')),
+      freeBytes: this.space.freeBytes,
+      scrubbedRows: this.scrub.rows,
+    };
+  }
+
+  // ---- Inside
+
+  private async load(directory: string): Promise<void> {
+    if (!(await isFormatted(this.db, directory))) await this.writer.run(0, (sink) => sink.put(NODE_KEY, nodeRecord()));
+    await this.facts.load();
+    for (const { group, record, damaged } of await readGroups(this.db)) {
+      if (record === null) {
+        this.lost.set(group, damaged ?? 'its record is damaged');
+        continue;
+      }
+      const store = this.groupStore(group, record, damaged);
+      this.groupStores.set(group, store);
+      if (damaged !== null) continue;
+      const leftover = (from: number): void => this.sweeper.addLog(group, record.slot, from, record.startIndex + 1);
+      const damage = await verifyLog(this.db, group, record, store.log, leftover);
+      if (damage !== null) await this.markDamaged(group, damage);
+    }
+    for (const { group, slot } of await readSlots(this.db)) {
+      this.slots.set(group, Math.max(slot, this.slots.get(group) ?? 0));
+      // A group whose record is lost keeps its rows until someone deletes it: they may help whoever looks for the cause.
+      if (!this.lost.has(group) && this.groupStores.get(group)?.record.slot !== slot) this.sweeper.addSlot(group, slot);
+    }
+    await this.space.open();
+    this.scrub.start();
+  }
+
+  private group(id: GroupId): GroupStore {
+    const store = this.groupStores.get(id);
+    if (store === undefined) throw new RangeError(`group ${id} is not on this node`);
+    return store;
+  }
+
+  private groupStore(id: GroupId, record: GroupRecord, damaged: string | null): GroupStore {
+    this.slots.set(id, Math.max(record.slot, this.slots.get(id) ?? 0));
+    const log = new GroupLog(id, record, { db: this.db, cache: this.cache, onDamage: (group, reason) => this.damage(group, reason) });
+    return new GroupStore(id, record, log, damaged);
+  }
+
+  private newSlot(group: GroupId): number {
+    const slot = (this.slots.get(group) ?? 0) + 1;
+    this.slots.set(group, slot);
+    return slot;
+  }
+
+  private completed(change: GroupChange): void {
+    const { group, record, restarted } = change;
+    const before = group.record;
+    if (!group.isOpen) return;
+    group.completed(change);
+    if (restarted) this.sweeper.addSlot(group.id, before.slot);
+    else this.sweeper.addLog(group.id, record.slot, before.startIndex + 1, record.startIndex + 1);
+    if (restarted) this.dirty.delete(group);
+  }
+
+  /** Marks the group and tells the node, which takes the replica out. The write of the mark reports its own failure. */
+  private damage(group: GroupId, reason: string): void {
+    const store = this.groupStores.get(group);
+    if (store === undefined || store.damaged !== null) return;
+    this.markDamaged(group, reason).catch(() => undefined);
+    this.options.onDamage(group, reason);
+  }
+}
