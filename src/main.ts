@@ -1,0 +1,58 @@
+/**
+ * Process entry: reads the environment and signals, starts one node, ends the process. The only file that does.
+ * Exit codes: 0 after a clean stop, 1 after a failure while running, 2 when the configuration or data refuse the start.
+ */
+import { ConfigError, loadConfig } from './config.ts';
+import { createLogger } from './log.ts';
+import { Node, StartError } from './node.ts';
+
+/** A clean stop that takes longer than this is cut short: whatever hangs must not keep the process. */
+const STOP_MS = 10_000;
+
+async function main(): Promise<void> {
+  let config;
+  try {
+    config = loadConfig(process.env);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    process.stderr.write(`fastpaca: ${error.message}\n`);
+    process.exit(2);
+  }
+  const logger = createLogger({ level: config.logLevel, node: config.nodeName });
+  const fail = (error: unknown, type: string): void => {
+    logger.error({ type, err: error }, 'the node stops: it could not go on without risking what it acknowledged');
+    process.exit(1);
+  };
+  process.on('uncaughtException', (error) => fail(error, 'uncaught_exception'));
+  process.on('unhandledRejection', (error) => fail(error, 'unhandled_rejection'));
+
+  let node: Node | null = null;
+  let stopping = false;
+  const stop = (signal: string): void => {
+    if (stopping) return;
+    stopping = true;
+    logger.info({ type: 'stopping', signal }, 'stopping');
+    setTimeout(() => fail(new Error(`the node did not stop within ${STOP_MS} ms`), 'stop_timeout'), STOP_MS).unref();
+    if (node === null) process.exit(0);
+    node.close().then(
+      () => {
+        logger.info({ type: 'stopped' }, 'stopped');
+        process.exit(0);
+      },
+      (error: unknown) => fail(error, 'stop_failed'),
+    );
+  };
+  process.on('SIGTERM', () => stop('SIGTERM'));
+  process.on('SIGINT', () => stop('SIGINT'));
+
+  try {
+    node = await Node.start(config, logger, (error) => fail(error, 'fatal'));
+  } catch (error) {
+    if (!(error instanceof StartError)) throw error;
+    logger.error({ type: 'start_refused', reason: error.message }, error.message);
+    process.stderr.write(`fastpaca: ${error.message}\n`);
+    process.exit(2);
+  }
+}
+
+await main();

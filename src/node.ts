@@ -1,0 +1,410 @@
+/**
+ * Composition root: builds one node, wires its parts, owns the ticker, closes everything in reverse. Decides nothing
+ * about conversations or consensus; what happens on an event that concerns several parts is said here, in one place.
+ */
+import type { FastifyInstance } from 'fastify';
+import { HOST_DEFAULTS, RaftHost } from '../raft/host.ts';
+import type { GroupId, NodeId, ReplicaId } from '../raft/types.ts';
+import { PeerKeyError, PeerKeys } from './cluster/auth.ts';
+import { Coordinator } from './cluster/coordinator.ts';
+import { describeCluster } from './cluster/describe.ts';
+import { Founding } from './cluster/founding.ts';
+import { Health } from './cluster/health.ts';
+import { IdentityError, openIdentity, PeerLedger, type OpenedIdentity } from './cluster/identity.ts';
+import { PEER_PATH, PeerLinks } from './cluster/links.ts';
+import { RequestKind, type FoundingRecord } from './cluster/ports.ts';
+import { Router } from './cluster/router.ts';
+import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snapshots.ts';
+import { foundingConf, foundingTopology, encodeTopology, replicaOn, type Topology } from './cluster/topology.ts';
+import type { Config } from './config.ts';
+import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
+import { buildApp } from './http/app.ts';
+import type { Logger } from './log.ts';
+import { Machine, TOPOLOGY_ROW } from './machine.ts';
+import { createMetrics, type Metrics, type NodeSample } from './metrics.ts';
+import { DamageError } from './storage/checksum.ts';
+import { Storage } from './storage/store.ts';
+import { Store } from './store.ts';
+import { TokenCounter } from './tokens/counter.ts';
+
+/** Raft's tick (DESIGN: election 12-24 ticks, heartbeat every 2). */
+const TICK_MS = 50;
+/** Disk space and clocks are looked at this often. */
+const WATCH_MS = 1000;
+/** Handing over all leaderships before a stop takes a few round trips; after this long the stop goes on without. */
+const HANDOVER_MS = 3000;
+const SCRUB_ROWS_PER_SECOND = 2000;
+/** A clock this far from the median of its peers would stamp messages with a wrong time. */
+const CLOCK_SKEW_MS_MAX = 5000;
+
+/** The node cannot start; the message is one line for the operator. */
+export class StartError extends Error {}
+
+export class Node {
+  private readonly config: Config;
+  private readonly logger: Logger;
+  private readonly fatal: (error: Error) => void;
+  private readonly storage: Storage;
+  private readonly identity: OpenedIdentity;
+  private readonly keys: PeerKeys;
+  private readonly metrics: Metrics = createMetrics();
+  private readonly machine: Machine;
+  private readonly host: RaftHost;
+  private readonly links: PeerLinks;
+  private readonly router: Router;
+  private readonly store: Store;
+  private readonly counter: TokenCounter;
+  private readonly sender: SnapshotSender;
+  private readonly receiver: SnapshotReceiver;
+  private readonly health: Health;
+  private coordinator: Coordinator | null = null;
+  private founding: Founding | null = null;
+  private app: FastifyInstance | null = null;
+  private readonly timers: ReturnType<typeof setInterval>[] = [];
+  /** Node of each replica, by group; rebuilt when the topology changes, because every message looks here. */
+  private nodesByGroup: ReadonlyMap<ReplicaId, NodeId>[] = [];
+  private topology: Topology | null = null;
+  private stopped = false;
+  /** Asked for once a second: LevelDB answers asynchronously. */
+  private storageBytes = 0;
+  private closing = false;
+
+  /**
+   * Starts a node and resolves when it listens; readiness comes later (GET /health/ready).
+   * Throws StartError when configuration or data refuse. `fatal` is called at most once, when the process must end.
+   */
+  static async start(config: Config, logger: Logger, fatal: (error: Error) => void): Promise<Node> {
+    let node: Node | null = null;
+    const storage = await openStorage(config, {
+      onError: fatal,
+      onDamage: (group, reason) => {
+        logger.error({ type: 'damage', group, reason }, `damage found in group ${group}: its replica on this node takes itself out and never votes again`);
+        node?.host.removeGroup(group);
+      },
+    });
+    try {
+      const identity = await openIdentity(storage.facts, config.nodeName);
+      const counter = await TokenCounter.open({ defaultModel: config.tokenModel });
+      node = new Node({ config, logger, storage, identity, counter, fatal });
+      await node.listen();
+      return node;
+    } catch (error) {
+      await storage.close();
+      if (error instanceof IdentityError || error instanceof PeerKeyError) throw new StartError(error.message);
+      throw error;
+    }
+  }
+
+  private constructor(parts: { config: Config; logger: Logger; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; fatal: (error: Error) => void }) {
+    const { config, logger, storage, identity, counter } = parts;
+    this.config = config;
+    this.logger = logger;
+    this.fatal = parts.fatal;
+    this.storage = storage;
+    this.identity = identity;
+    this.counter = counter;
+    this.keys = new PeerKeys({ clusterSecrets: config.clusterSecrets, apiKeys: config.apiKeys });
+    const clusterId = (): string => this.founding?.record?.clusterId ?? identity.clusterId;
+    const ledger = new PeerLedger({
+      facts: storage.facts,
+      clusterId,
+      knownStore: (name) => this.topology?.nodes.find((known) => known.name === name)?.storeId ?? null,
+    });
+    this.links = new PeerLinks({
+      self: () => ({ ...identity, clusterId: clusterId(), address: this.address(), wireFormat: WIRE_FORMAT }),
+      ledger,
+      keys: this.keys,
+      tls: null,
+      log: linkLog(logger),
+      events: {
+        onFrame: (from, frame) => this.host.receive(from, frame),
+        onRequest: (_from, kind, body, reply) => this.onRequest(kind, body, reply),
+        onUp: (peer) => this.onPeerUp(peer.name),
+        onDown: (name) => this.onPeerDown(name),
+      },
+    });
+    this.machine = new Machine(storage, {
+      onEvent: () => undefined,
+      onTopology: (topology) => this.adopt(topology),
+    });
+    this.sender = new SnapshotSender(storage, Date.now);
+    this.receiver = new SnapshotReceiver({
+      storage,
+      logger,
+      address: (name) => this.topology?.nodes.find((known) => known.name === name)?.address,
+      headers: () => this.keys.headers(),
+    });
+    this.host = new RaftHost(
+      { ...HOST_DEFAULTS, node: identity.name, random: Math.random, logKeepBytesMax: config.logKeepBytes },
+      {
+        storage,
+        transport: this.links,
+        machine: this.machine,
+        snapshots: this.receiver,
+        directory: { node: (group, replica) => this.nodesByGroup[group]?.get(replica) },
+        schedule: setImmediate,
+        fatal: this.fatal,
+        onLeader: (group) => this.router.onLeader(group),
+      },
+    );
+    this.router = new Router(this.host, this.links, {
+      self: identity.name,
+      timeoutMs: config.requestTimeoutMs,
+      isReadOnly: () => storage.spaceState !== 'ok',
+      topology: () => this.topology,
+      now: Date.now,
+    });
+    this.store = new Store({
+      machine: this.machine,
+      router: this.router,
+      network: this.links,
+      counter,
+      metrics: this.metrics,
+      limits: { messageBytesMax: config.messageBytesMax, depthMax: config.depthMax },
+      timeoutMs: config.requestTimeoutMs,
+      appliedIndex: (group) => this.host.status(group)?.applied ?? 0,
+    });
+    this.health = new Health({ host: this.host, router: this.router, starting: () => this.startingReason() });
+    this.metrics.sampleFrom(() => this.sample());
+  }
+
+  /** Stops in order: not ready, leaders handed over, requests finished, links closed, storage closed. */
+  async close(): Promise<void> {
+    if (this.closing) return;
+    this.closing = true;
+    this.health.drain();
+    await this.handOver();
+    await this.app?.close();
+    await this.founding?.close();
+    this.coordinator?.close();
+    this.health.close();
+    this.router.close();
+    for (const timer of this.timers) clearInterval(timer);
+    this.receiver.close();
+    await this.sender.close();
+    await this.links.close();
+    this.host.stop();
+    await this.counter.close();
+    await this.storage.close();
+  }
+
+  private async listen(): Promise<void> {
+    const { config, logger, identity } = this;
+    this.founding = new Founding({
+      facts: this.storage.facts,
+      identity,
+      address: this.address(),
+      clusterSize: config.clusterSize,
+      seeds: config.clusterSeeds,
+      keys: this.keys,
+      tls: null,
+      log: linkLog(logger),
+      onFounded: (record) => void this.onFounded(record).catch(this.fatal),
+      fatal: this.fatal,
+    });
+    const app = await buildApp({
+      store: this.store,
+      health: this.health,
+      cluster: { describe: async () => describeCluster({ topology: this.topology, host: this.host, network: this.links, self: identity.name, damaged: this.damaged() }) },
+      metrics: this.metrics,
+      config,
+      logger,
+      peerRoutes: this.founding.routes(),
+      mount: (app) => mountSnapshots(app, this.sender, this.keys),
+    });
+    this.app = app;
+    app.server.on('upgrade', (request, socket, head) => {
+      if (request.url === PEER_PATH) this.links.handleUpgrade(request, socket, head);
+      else socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+    });
+    try {
+      await app.listen({ host: config.host, port: config.port });
+    } catch (error) {
+      throw new StartError(`cannot listen on ${config.host}:${config.port}: ${error instanceof Error ? error.message : String(error)} (FASTPACA_HOST, PORT)`);
+    }
+    logger.info({ type: 'listening', host: config.host, port: config.port, advertise: this.address(), node: identity.name, generation: identity.generation }, 'listening');
+    if (this.keys.openFounding && config.clusterSize > 1) {
+      logger.warn({ type: 'open_founding' }, 'no FASTPACA_CLUSTER_SECRET or FASTPACA_API_KEY: any node that reaches this port can take part in founding');
+    }
+    this.links.open();
+    await this.founding.open();
+  }
+
+  /** The cluster exists and this node belongs to it: make the replicas it hosts, if this is the first time, and run them. */
+  private async onFounded(record: FoundingRecord): Promise<void> {
+    if (this.storage.groups().length === 0) {
+      const topology = foundingTopology(record);
+      const hosted = topology.groups.flatMap((placement, group) => {
+        const replica = replicaOn(topology, group, this.identity.name);
+        if (replica === undefined) return [];
+        const rows = group === TOPOLOGY_GROUP ? [{ ...TOPOLOGY_ROW, value: encodeTopology(topology) }] : [];
+        return [{ group, replica, conf: foundingConf(placement), index: 1, term: 1, rows }];
+      });
+      await this.storage.createGroups(hosted);
+    }
+    const topology = this.machine.topology() ?? foundingTopology(record);
+    this.adopt(topology);
+    for (const { group, replica, damaged } of this.storage.groups()) {
+      if (damaged === null) this.addGroup(group, replica);
+      else this.logger.error({ type: 'damage', group, reason: damaged }, `group ${group}: the replica on this node is damaged and stays out: ${damaged}`);
+    }
+    this.coordinator = new Coordinator({
+      identity: this.identity,
+      address: this.address(),
+      host: this.host,
+      network: this.links,
+      router: this.router,
+      topology: () => this.topology,
+      isClockTrusted: (name) => this.isClockTrusted(name),
+      logger: this.logger,
+    });
+    this.timers.push(setInterval(() => this.host.tick(), TICK_MS));
+    this.timers.push(setInterval(() => void this.watch(), WATCH_MS));
+    if (topology.nodes.length === 1) for (const { group } of this.storage.groups()) this.host.campaign(group);
+    this.health.open();
+  }
+
+  private addGroup(group: GroupId, replica: ReplicaId): void {
+    try {
+      this.host.addGroup(group, replica);
+    } catch (error) {
+      // Found while opening; it is marked and logged by onDamage.
+      if (!(error instanceof DamageError)) throw error;
+    }
+  }
+
+  private adopt(topology: Topology): void {
+    this.topology = topology;
+    this.nodesByGroup = topology.groups.map((placement) => new Map(placement.replicas.map(({ id, node }) => [id, node])));
+    this.links.setPeers(new Map(topology.nodes.filter((node) => node.state !== 'removed').map(({ name, address }) => [name, address])));
+  }
+
+  private onPeerUp(name: NodeId): void {
+    this.host.peerUp(name);
+    this.campaignWherePreferred();
+  }
+
+  private onPeerDown(name: NodeId): void {
+    this.host.peerDown(name);
+  }
+
+  /** Groups without a leader need not wait out a timeout: the one that should lead goes first. */
+  private campaignWherePreferred(): void {
+    for (const group of this.host.groups()) {
+      if (this.topology?.groups[group]?.preferred === this.identity.name && this.host.status(group)?.leader === 0) this.host.campaignWithin(group, 1);
+    }
+  }
+
+  private onRequest(kind: RequestKind, body: Uint8Array, reply: (answer: Uint8Array) => void): void {
+    switch (kind) {
+      case RequestKind.propose:
+        return this.router.answerPropose(body, reply);
+      case RequestKind.read:
+        // A read that fails is not answered: the asking node goes on to the next host.
+        this.store.answerRead(body).then(reply, (error: unknown) => this.logger.warn({ type: 'read_failed', err: error }, 'a read for another node failed'));
+        return;
+      case RequestKind.topology:
+      case RequestKind.status:
+        throw new Error(`request kind ${kind} is not served by this version`);
+    }
+  }
+
+  /** The disk and the clock, once a second. */
+  private async watch(): Promise<void> {
+    if (this.stopped || this.closing) return;
+    this.storageBytes = await this.storage.sizeBytes();
+    if (!this.isClockTrusted(this.identity.name)) {
+      this.logger.error({ type: 'clock_skew' }, `this node's clock is over ${CLOCK_SKEW_MS_MAX} ms from its peers': it gives up its leaderships until the clock is right`);
+      this.coordinator?.handOver();
+    }
+    if (this.storage.spaceState !== 'hard') return;
+    this.stopped = true;
+    this.logger.error({ type: 'disk_full' }, 'disk space is below FASTPACA_DISK_HARD_FREE_BYTES: this node stops writing and serves stale reads; free space and restart it');
+    this.health.readOnly();
+    await this.storage.releaseBallast();
+    await this.handOver();
+    this.host.stop();
+  }
+
+  private async handOver(): Promise<void> {
+    const deadline = Date.now() + HANDOVER_MS;
+    while ((this.coordinator?.handOver() ?? 0) > 0 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+
+  /** False when a node's clock is far from the median of all clocks this node can see; with two clocks nobody can say. */
+  private isClockTrusted(name: NodeId): boolean {
+    const offsets = new Map([...this.links.clockOffsets(), [this.identity.name, 0]]);
+    const sorted = [...offsets.values()].sort((a, b) => a - b);
+    if (sorted.length < 3) return true;
+    const median = sorted[Math.floor(sorted.length / 2)] ?? 0;
+    return Math.abs((offsets.get(name) ?? median) - median) <= CLOCK_SKEW_MS_MAX;
+  }
+
+  /** Why this node takes no part yet; null once it does. */
+  private startingReason(): { status: string; reason: string } | null {
+    const founding = this.founding;
+    if (founding === null) return { status: 'starting', reason: 'starting' };
+    if (founding.state === 'founded') {
+      const refusal = this.links.refusals()[0];
+      return refusal === undefined || this.links.up().length > 0 ? null : { status: 'refused', reason: `node '${refusal.node}': ${refusal.reason}` };
+    }
+    return { status: founding.state, reason: founding.missing().join('; ') };
+  }
+
+  private address(): string {
+    return this.config.advertise ?? `${this.config.host === '0.0.0.0' ? '127.0.0.1' : this.config.host}:${this.config.port}`;
+  }
+
+  private damaged(): readonly GroupId[] {
+    return this.storage.groups().filter((group) => group.damaged !== null).map((group) => group.group);
+  }
+
+  private sample(): NodeSample {
+    const groups = this.host.groups();
+    const statuses = groups.map((group) => this.host.status(group));
+    const { stats } = this.host;
+    const storage = this.storage.stats();
+    return {
+      raftGroups: groups.length,
+      raftLeaders: statuses.filter((status) => status?.role === 'leader').length,
+      raftApplyLagEntries: statuses.reduce((sum, status) => sum + (status === undefined ? 0 : status.commit - status.applied), 0),
+      raftTermChangesTotal: stats.termChanges,
+      raftElectionsTotal: stats.elections,
+      raftProposalsTotal: stats.proposals,
+      raftSnapshotsSentTotal: this.sender.sent,
+      raftSnapshotsInstalledTotal: stats.snapshotsInstalled,
+      peersUp: this.links.up().length,
+      peerBytesSentTotal: stats.bytesOut,
+      peerBytesReceivedTotal: stats.bytesIn,
+      streamsOpen: 0,
+      streamsEvictedTotal: 0,
+      levelZeroFiles: storage.level0Files,
+      storageBytes: this.storageBytes,
+      diskFreeBytes: storage.freeBytes,
+    };
+  }
+}
+
+async function openStorage(config: Config, hooks: { onError: (error: Error) => void; onDamage: (group: GroupId, reason: string) => void }): Promise<Storage> {
+  try {
+    return await Storage.open(config.dataDir, {
+      ...hooks,
+      freeSoftBytes: config.diskSoftFreeBytes,
+      freeHardBytes: config.diskHardFreeBytes,
+      ballastBytes: config.ballastBytes,
+      scrubRowsPerSecond: SCRUB_ROWS_PER_SECOND,
+    });
+  } catch (error) {
+    const cause = error instanceof Error && error.cause instanceof Error ? ` (${error.cause.message})` : '';
+    throw new StartError(`cannot open the data directory ${config.dataDir}: ${error instanceof Error ? error.message : String(error)}${cause}`);
+  }
+}
+
+/** Links and founding log what happened in words; the node's log wants a type. */
+function linkLog(logger: Logger): { info(fields: object, message: string): void; warn(fields: object, message: string): void } {
+  const typed = (fields: object, message: string) => ({ type: message.replaceAll(' ', '_'), ...fields });
+  return {
+    info: (fields, message) => logger.info(typed(fields, message), message),
+    warn: (fields, message) => logger.warn(typed(fields, message), message),
+  };
+}

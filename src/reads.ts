@@ -1,0 +1,166 @@
+/**
+ * The read verbs over one replica's rows: context, tail, messages, window. Synchronous, on state that is already
+ * current for the caller (store.ts made the read linearizable). Owns paging rules; what bytes look like is render.ts.
+ */
+import { createHash, hash } from 'node:crypto';
+import { project } from './contexts/project.ts';
+import { decodeConfig, encodeConfig } from './contexts/rows.ts';
+import type { ContextConfig, ContextHeader, Rows } from './contexts/types.ts';
+import { needsCompaction } from './contexts/policies.ts';
+import { ApiError } from './errors.ts';
+import type { MessagesQuery, WindowQuery } from './http/ports.ts';
+import { messageRow, renderContext, renderMessage, renderMessages } from './render.ts';
+
+/** A page stops before its messages pass this many bytes, so that no answer can hold the memory of a node. */
+const PAGE_BYTES_MAX = 32 * 1024 * 1024;
+
+/** A verb as it travels to a node that hosts the group. */
+export type ReadVerb =
+  | { readonly verb: 'get' }
+  /** Settings and their revision in the form of decodeSettings, for read-modify-write. */
+  | { readonly verb: 'settings' }
+  | { readonly verb: 'tail'; readonly offset: number; readonly limit: number }
+  | { readonly verb: 'messages'; readonly query: MessagesQuery }
+  | { readonly verb: 'window'; readonly query: WindowQuery };
+
+export interface ReadResult {
+  readonly body: Buffer;
+  /** Window reads: the strong ETag; otherwise ''. */
+  readonly etag: string;
+  readonly notModified: boolean;
+}
+
+/** Runs a verb. Throws ApiError context_not_found, conflict. */
+export function read(rows: Rows, id: string, verb: ReadVerb): ReadResult {
+  const config = rows.config(id);
+  const header = rows.header(id);
+  if (config === undefined || header === undefined) throw contextNotFound(id);
+  switch (verb.verb) {
+    case 'get':
+      return plain(renderContext(id, config, header, needsCompaction(config, header.window.tokens)));
+    case 'settings':
+      return plain(encodeSettings(config, header.configRevision));
+    case 'tail':
+      return plain(tail(rows, id, header, verb.offset, verb.limit));
+    case 'messages':
+      return plain(messages(rows, id, header, verb.query));
+    case 'window':
+      return window(rows, id, header, verb.query);
+  }
+}
+
+function encodeSettings(config: ContextConfig, revision: number): Buffer {
+  const head = Buffer.alloc(8);
+  head.writeDoubleBE(revision);
+  return Buffer.concat([head, encodeConfig(config)]);
+}
+
+/** The answer of the verb `settings`. */
+export function decodeSettings(body: Buffer): { config: ContextConfig; revision: number } {
+  const config = decodeConfig(body.subarray(8));
+  if (config === null) throw new Error('settings do not decode');
+  return { config, revision: body.readDoubleBE(0) };
+}
+
+export function contextNotFound(id: string): ApiError {
+  return new ApiError('context_not_found', `There is no context ${JSON.stringify(id)}. Create it with PUT /v1/contexts/:id first.`);
+}
+
+function plain(body: Buffer): ReadResult {
+  return { body, etag: '', notModified: false };
+}
+
+/** Messages [from, to], ascending, stopping before the page's byte bound. A missing row is a broken replica. */
+function range(rows: Rows, id: string, from: number, to: number): { seq: number; row: Uint8Array }[] {
+  const page: { seq: number; row: Uint8Array }[] = [];
+  let bytes = 0;
+  for (let seq = from; seq <= to; seq++) {
+    const row = rows.get('message', id, seq);
+    if (row === undefined) throw new Error(`message ${seq} of context ${JSON.stringify(id)} is missing from storage`);
+    bytes += row.length;
+    if (bytes > PAGE_BYTES_MAX && page.length > 0) break;
+    page.push({ seq, row });
+  }
+  return page;
+}
+
+function tail(rows: Rows, id: string, header: ContextHeader, offset: number, limit: number): Buffer {
+  const to = header.lastSeq - offset;
+  const from = Math.max(1, to - limit + 1);
+  const page = range(rows, id, from, to);
+  // Offsets count messages, so a short page would make the next one skip some: say so instead.
+  if (to >= from && page.length < to - from + 1) {
+    throw new ApiError('payload_too_large', `${limit} messages from offset ${offset} are more than ${PAGE_BYTES_MAX} bytes. Ask for a smaller limit.`);
+  }
+  return Buffer.concat([Buffer.from('{"messages":['), ...renderMessages(page), Buffer.from(']}')]);
+}
+
+function messages(rows: Rows, id: string, header: ContextHeader, query: MessagesQuery): Buffer {
+  const first = query.afterVersion === null ? query.fromSeq : Math.max(query.fromSeq, firstSeqAfter(rows, id, header, query.afterVersion));
+  const last = Math.min(query.toSeq ?? header.lastSeq, header.lastSeq);
+  const page = range(rows, id, Math.max(1, first), Math.min(last, Math.max(1, first) + query.limit - 1));
+  const next = (page.at(-1)?.seq ?? last) + 1;
+  return Buffer.concat([
+    Buffer.from('{"messages":['),
+    ...renderMessages(page),
+    Buffer.from(`],"version":${header.version},"next_seq":${page.length > 0 && next <= last ? next : 'null'}}`),
+  ]);
+}
+
+/** Smallest seq whose message has a version above `version`; versions rise with seqs, so a binary search finds it. */
+function firstSeqAfter(rows: Rows, id: string, header: ContextHeader, version: number): number {
+  if (version >= header.version) return header.lastSeq + 1;
+  let low = 1;
+  let high = header.lastSeq + 1;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    const row = rows.get('message', id, middle);
+    if (row === undefined) throw new Error(`message ${middle} of context ${JSON.stringify(id)} is missing from storage`);
+    if (messageRow(row).version > version) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+/** Names a window answer exactly: version, revision and everything of the query that shapes it. */
+function windowEtag(header: ContextHeader, query: WindowQuery): string {
+  return `"${header.version}-${header.configRevision}-${query.budgetTokens ?? 'default'}${query.full ? '-full' : ''}"`;
+}
+
+function window(rows: Rows, id: string, header: ContextHeader, query: WindowQuery): ReadResult {
+  if (query.ifVersion !== null && query.ifVersion !== header.version) {
+    throw new ApiError('conflict', `Context version changed (expected ${query.ifVersion}, found ${header.version})`, { expected: query.ifVersion, found: header.version });
+  }
+  const etag = windowEtag(header, query);
+  if (query.ifNoneMatch !== null && matches(query.ifNoneMatch, etag)) return { body: Buffer.alloc(0), etag, notModified: true };
+
+  const view = project(rows, id, { budgetTokens: query.budgetTokens, full: query.full });
+  if (view === null) throw contextNotFound(id);
+  const prefix = createHash('sha256');
+  const out: Uint8Array[] = [];
+  for (const [i, element] of view.elements.entries()) {
+    const rendered: Uint8Array[] = [];
+    renderMessage(rendered, element.source === 'message' ? element.seq : null, element.row, element.kept, element.tokens);
+    if (i < view.elements.length - 1) for (const piece of rendered) prefix.update(piece);
+    if (i > 0) out.push(Buffer.from(','));
+    out.push(...rendered);
+  }
+  const segments = view.segments.map(({ type, fromSeq, toSeq }) => ({ type, from_seq: fromSeq, to_seq: toSeq }));
+  const head = `{"version":${header.version},"config_revision":${header.configRevision},"messages":[`;
+  const rest =
+    `],"used_tokens":${view.usedTokens},"needs_compaction":${view.needsCompaction},"token_budget":${view.tokenBudget},` +
+    `"segments":${JSON.stringify(segments)},"truncated":${view.truncated},"over_budget":${view.overBudget},` +
+    `"prefix_hash":"${prefix.digest('hex')}","stable_since_version":${view.stableSinceVersion}}`;
+  return { body: Buffer.concat([Buffer.from(head), ...out, Buffer.from(rest)]), etag, notModified: false };
+}
+
+/** RFC 9110 If-None-Match: `*` or a list; the comparison is weak. */
+function matches(header: string, etag: string): boolean {
+  if (header.trim() === '*') return true;
+  return header.split(',').some((tag) => tag.trim().replace(/^W\//, '') === etag);
+}
+
+/** First 16 bytes of the body's SHA-256: what "same key, same body" means. */
+export function bodyDigest(body: Buffer): Uint8Array {
+  return hash('sha256', body, 'buffer').subarray(0, 16);
+}

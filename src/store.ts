@@ -1,0 +1,288 @@
+/**
+ * The product's verbs: put, get, append, tail, messages, window, compact, remove, metadata. Each write is one command
+ * through Raft, each read a barrier and a look at local rows; where this node hosts no replica of the context's group,
+ * the verb travels to a node that does. Owns the way from a request to a command and from a reply to an answer.
+ */
+import { encodeCommand } from './contexts/commands.ts';
+import type { Command, ContextConfig, NewMessage, Reply } from './contexts/types.ts';
+import { groupOf } from './cluster/placement.ts';
+import { RequestKind, type PeerNetwork } from './cluster/ports.ts';
+import type { Router, Urgency } from './cluster/router.ts';
+import { ApiError, type ErrorCode, type ErrorFields, ERROR_STATUS } from './errors.ts';
+import type { Consistency, MessagesQuery, PutSettings, ReadAnswer, StoreApi, WindowAnswer, WindowQuery } from './http/ports.ts';
+import { estimate } from './ingest/estimate.ts';
+import { parseAppend, parseCompact, type IngestLimits, type MessageDraft } from './ingest/messages.ts';
+import type { Machine } from './machine.ts';
+import type { Metrics } from './metrics.ts';
+import { bodyDigest, contextNotFound, decodeSettings, read, type ReadResult, type ReadVerb } from './reads.ts';
+import { mergeSettings, patchMetadataText } from './settings.ts';
+import type { TokenCounter } from './tokens/counter.ts';
+
+/** A context's model can change between counting and applying; a few rounds settle any race a person can make. */
+const MODEL_RETRIES = 5;
+/** Read-modify-write of settings against concurrent writers. */
+const SETTINGS_RETRIES = 10;
+
+export interface StoreOptions {
+  readonly machine: Machine;
+  readonly router: Router;
+  readonly network: PeerNetwork;
+  readonly counter: TokenCounter;
+  readonly metrics: Metrics;
+  readonly limits: IngestLimits;
+  readonly timeoutMs: number;
+  readonly appliedIndex: (group: number) => number;
+}
+
+export class Store implements StoreApi {
+  private readonly options: StoreOptions;
+
+  constructor(options: StoreOptions) {
+    this.options = options;
+  }
+
+  async put(id: string, settings: PutSettings): Promise<{ created: boolean; body: Buffer }> {
+    for (let attempt = 0; attempt < SETTINGS_RETRIES; attempt++) {
+      const current = await this.config(id);
+      // Checked against what is in force, and applied only if that is still so.
+      const changes = settingsToApply(settings, mergeSettings(current?.config ?? null, settings));
+      const reply = await this.propose({ type: 'put', context: id, settings: changes, ifConfigRevision: current?.revision ?? -1, mustExist: current !== null });
+      if (reply.ok) return { created: reply.type === 'put' && reply.created, body: (await this.get(id, 'linearizable')).body };
+      if (reply.code !== 'revision_conflict') throw replyError(id, reply);
+    }
+    throw settingsContended();
+  }
+
+  get(id: string, consistency: Consistency): Promise<ReadAnswer> {
+    return this.read(id, { verb: 'get' }, consistency);
+  }
+
+  async remove(id: string): Promise<void> {
+    const reply = await this.propose({ type: 'tombstone', context: id }, 'essential');
+    if (!reply.ok) throw replyError(id, reply);
+  }
+
+  async append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: Buffer; replayed: boolean }> {
+    const parsed = parseAppend(body, this.options.limits);
+    const idempotency = idempotencyKey === null ? null : { key: idempotencyKey, digest: bodyDigest(body) };
+    const reply = await this.withEstimates(id, parsed.messages, (messages, model) => ({ type: 'append', context: id, messages, ifVersion: parsed.ifVersion, idempotency, model }));
+    if (!reply.ok) throw replyError(id, reply);
+    if (reply.type !== 'append') throw new Error(`append was answered with ${reply.type}`);
+    const { firstSeq, firstVersion, tokens } = reply;
+    if (!reply.replayed) this.countAppended(parsed.messages, tokens, parsed.many);
+    const answer = (i: number): string => `{"seq":${firstSeq + i},"version":${firstVersion + i},"token_estimate":${tokens[i] ?? 0}}`;
+    const text = parsed.many ? `{"messages":[${tokens.map((_, i) => answer(i)).join(',')}],"version":${firstVersion + tokens.length - 1}}` : answer(0);
+    return { body: Buffer.from(text), replayed: reply.replayed };
+  }
+
+  tail(id: string, query: { offset: number; limit: number }, consistency: Consistency): Promise<ReadAnswer> {
+    return this.read(id, { verb: 'tail', ...query }, consistency);
+  }
+
+  messages(id: string, query: MessagesQuery, consistency: Consistency): Promise<ReadAnswer> {
+    return this.read(id, { verb: 'messages', query }, consistency);
+  }
+
+  window(id: string, query: WindowQuery, consistency: Consistency): Promise<WindowAnswer> {
+    return this.read(id, { verb: 'window', query }, consistency);
+  }
+
+  async compact(id: string, body: Buffer): Promise<{ body: Buffer }> {
+    const parsed = parseCompact(body, this.options.limits);
+    if (parsed.claim !== null) throw new ApiError('invalid_request', 'claim is not available in this version: leave it out.', { path: 'claim' });
+    // The command carries no model: replacement counts are the caller's view of the window, not part of the log.
+    const model = this.localModel(id);
+    const replacement = await estimate(parsed.replacement, this.options.counter, model);
+    const reply = await this.propose({ type: 'compact', context: id, replacement, ifVersion: parsed.ifVersion, keepFromSeq: parsed.keepFromSeq });
+    if (!reply.ok) throw replyError(id, reply);
+    if (reply.type !== 'compact') throw new Error(`compact was answered with ${reply.type}`);
+    return { body: Buffer.from(`{"version":${reply.version}}`) };
+  }
+
+  async patchMetadata(id: string, patch: Record<string, unknown>): Promise<{ body: Buffer }> {
+    for (let attempt = 0; attempt < SETTINGS_RETRIES; attempt++) {
+      const current = await this.config(id);
+      if (current === null) throw contextNotFound(id);
+      const metadataText = patchMetadataText(current.config.metadataText, patch);
+      const reply = await this.propose({ type: 'put', context: id, settings: { metadataText }, ifConfigRevision: current.revision, mustExist: true });
+      if (reply.ok) return { body: (await this.get(id, 'linearizable')).body };
+      if (reply.code !== 'revision_conflict') throw replyError(id, reply);
+    }
+    throw settingsContended();
+  }
+
+  /** Answers RequestKind.read of another node: u32 length of the JSON head, the head, the body. */
+  async answerRead(request: Uint8Array): Promise<Uint8Array> {
+    const { id, verb, consistency } = decodeReadRequest(request);
+    try {
+      const { body, etag, notModified, appliedIndex } = await this.readHere(id, verb, consistency);
+      return encodeReadAnswer({ etag, notModified, appliedIndex, error: null }, body);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      return encodeReadAnswer({ etag: '', notModified: false, appliedIndex: null, error: { code: error.code, message: error.message, fields: error.fields } }, Buffer.alloc(0));
+    }
+  }
+
+  private async read(id: string, verb: ReadVerb, consistency: Consistency): Promise<WindowAnswer> {
+    const group = groupOf(id);
+    if (this.options.router.hosts(group)) return this.readHere(id, verb, consistency);
+    const request = Buffer.from(JSON.stringify({ id, verb, consistency }));
+    for (const node of this.options.router.hostsOf(group)) {
+      const answer = await this.ask(node, request);
+      if (answer === null) continue;
+      const { head, body } = decodeReadAnswer(answer);
+      if (head.error !== null) throw new ApiError(head.error.code, head.error.message, head.error.fields);
+      return { body, etag: head.etag, notModified: head.notModified, appliedIndex: head.appliedIndex };
+    }
+    throw new ApiError('raft_unavailable', `No node that hosts Raft group ${group} can be reached. Retry.`, { outcome: 'not_applied' });
+  }
+
+  private ask(node: string, request: Uint8Array): Promise<Uint8Array | null> {
+    return new Promise((resolve) => {
+      this.options.network.request(node, RequestKind.read, request, this.options.timeoutMs, (failure, answer) => resolve(failure === null ? answer : null));
+    });
+  }
+
+  private async readHere(id: string, verb: ReadVerb, consistency: Consistency): Promise<ReadResult & { appliedIndex: number | null }> {
+    const group = groupOf(id);
+    if (consistency === 'linearizable') await this.options.router.barrier(group);
+    const appliedIndex = consistency === 'stale' ? this.options.appliedIndex(group) : null;
+    return { ...read(this.options.machine.rowsOf(id), id, verb), appliedIndex };
+  }
+
+  private countAppended(drafts: readonly MessageDraft[], tokens: readonly number[], many: boolean): void {
+    // Without its quotes; a role with escapes is none of the known ones and counts as `other`.
+    for (const [i, draft] of drafts.entries()) this.options.metrics.messageAppended(asciiOf(draft.roleText), many ? 'batch' : 'single', tokens[i] ?? 0);
+  }
+
+  private localModel(id: string): string {
+    return this.options.router.hosts(groupOf(id)) ? (this.options.machine.rowsOf(id).config(id)?.model ?? '') : '';
+  }
+
+  /** Settings in force and their revision, or null where there is no such context. */
+  private async config(id: string): Promise<{ config: ContextConfig; revision: number } | null> {
+    try {
+      const { body } = await this.read(id, { verb: 'settings' }, 'linearizable');
+      return decodeSettings(body);
+    } catch (error) {
+      if (error instanceof ApiError && error.code === 'context_not_found') return null;
+      throw error;
+    }
+  }
+
+  /** Counts for the model this node believes the context has; apply refuses a wrong belief and names the right one. */
+  private async withEstimates(id: string, drafts: readonly MessageDraft[], command: (messages: readonly NewMessage[], model: string) => Command): Promise<Reply> {
+    let model = this.localModel(id);
+    for (let attempt = 0; ; attempt++) {
+      const counted = estimate(drafts, this.options.counter, model);
+      const messages = counted instanceof Promise ? await counted : counted;
+      const reply = await this.propose(command(messages, model));
+      if (reply.ok || reply.code !== 'model_mismatch' || attempt === MODEL_RETRIES) return reply;
+      model = reply.model;
+    }
+  }
+
+  private async propose(command: Command, urgency: Urgency = 'normal'): Promise<Reply> {
+    const reply = await this.options.router.propose(groupOf(command.context), encodeCommand(command), urgency);
+    if (!isReply(reply)) throw new Error('the state machine answered with something that is no reply');
+    return reply;
+  }
+}
+
+/** The inside of a JSON string literal, byte by byte. */
+function asciiOf(literal: Uint8Array): string {
+  return Buffer.from(literal.buffer, literal.byteOffset, literal.byteLength).toString('latin1', 1, literal.length - 1);
+}
+
+function isReply(value: unknown): value is Reply {
+  return typeof value === 'object' && value !== null && 'ok' in value && (value.ok === true ? 'type' in value : 'code' in value);
+}
+
+/** A refusal of the state machine as the documented error. */
+function replyError(id: string, reply: Extract<Reply, { ok: false }>): ApiError {
+  switch (reply.code) {
+    case 'context_not_found':
+      return contextNotFound(id);
+    case 'context_tombstoned':
+      return new ApiError('context_tombstoned', `Context ${JSON.stringify(id)} was deleted. Reads go on; it takes no more changes.`);
+    case 'idempotency_conflict':
+      return new ApiError('idempotency_conflict', 'This Idempotency-Key was used with another body. Use a new key for a new message.');
+    case 'conflict':
+      return new ApiError('conflict', `Context version changed (expected ${reply.expected}, found ${reply.found})`, { expected: reply.expected, found: reply.found });
+    case 'revision_conflict':
+      return new ApiError('conflict', `Context configuration changed (expected revision ${reply.expected}, found ${reply.found})`, { expected: reply.expected, found: reply.found });
+    case 'invalid_keep_from_seq':
+      return new ApiError('invalid_request', `keep_from_seq must be between 1 and ${reply.lastSeq + 1} (last_seq + 1).`, { path: 'keep_from_seq' });
+    case 'model_mismatch':
+      return new ApiError('raft_unavailable', 'The context’s model kept changing while this message was counted. Nothing was applied; retry.', { outcome: 'not_applied' });
+    case 'invalid_command':
+      throw new Error('the state machine refused a command that the edge had validated');
+  }
+}
+
+function settingsContended(): ApiError {
+  return new ApiError('raft_unavailable', 'The settings of this context kept changing under this call. Nothing was applied; retry.', { outcome: 'not_applied' });
+}
+
+/** Only what the call names, so that a concurrent writer of other fields is not undone; ratios go together. */
+function settingsToApply(settings: PutSettings, merged: ContextConfig): Partial<ContextConfig> {
+  const { tokenBudget, triggerRatio, policy, metadataText, model, ttlSeconds } = settings;
+  return {
+    ...(tokenBudget === undefined ? {} : { tokenBudget }),
+    ...(triggerRatio === undefined ? {} : { triggerRatio }),
+    ...(policy === undefined && triggerRatio === undefined ? {} : { policy: merged.policy }),
+    ...(metadataText === undefined ? {} : { metadataText }),
+    ...(model === undefined ? {} : { model }),
+    ...(ttlSeconds === undefined ? {} : { ttlSeconds }),
+  };
+}
+
+interface ReadHead {
+  readonly etag: string;
+  readonly notModified: boolean;
+  readonly appliedIndex: number | null;
+  readonly error: { readonly code: ErrorCode; readonly message: string; readonly fields: ErrorFields } | null;
+}
+
+function encodeReadAnswer(head: ReadHead, body: Buffer): Uint8Array {
+  const text = Buffer.from(JSON.stringify(head));
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(text.length);
+  return Buffer.concat([length, text, body]);
+}
+
+function decodeReadAnswer(answer: Uint8Array): { head: ReadHead; body: Buffer } {
+  const bytes = Buffer.from(answer.buffer, answer.byteOffset, answer.byteLength);
+  const length = bytes.readUInt32BE(0);
+  const head: unknown = JSON.parse(bytes.toString('utf8', 4, 4 + length));
+  if (!isReadHead(head)) throw new Error('a peer answered a read in a form this version does not know');
+  return { head, body: Buffer.from(bytes.subarray(4 + length)) };
+}
+
+function isReadHead(value: unknown): value is ReadHead {
+  if (typeof value !== 'object' || value === null || !('etag' in value) || !('notModified' in value) || !('error' in value)) return false;
+  const { error } = value;
+  return error === null || (typeof error === 'object' && 'code' in error && String(error.code) in ERROR_STATUS);
+}
+
+function decodeReadRequest(request: Uint8Array): { id: string; verb: ReadVerb; consistency: Consistency } {
+  const value: unknown = JSON.parse(Buffer.from(request).toString());
+  if (!isReadRequest(value)) throw new Error('malformed read request');
+  return value;
+}
+
+function isReadRequest(value: unknown): value is { id: string; verb: ReadVerb; consistency: Consistency } {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    'id' in value &&
+    typeof value.id === 'string' &&
+    'verb' in value &&
+    typeof value.verb === 'object' &&
+    value.verb !== null &&
+    'verb' in value.verb &&
+    ['get', 'settings', 'tail', 'messages', 'window'].includes(String(value.verb.verb)) &&
+    'consistency' in value &&
+    (value.consistency === 'linearizable' || value.consistency === 'stale')
+  );
+}
