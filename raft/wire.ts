@@ -245,7 +245,7 @@ function decodeMessage(cursor: Cursor, sink: FrameSink): void {
 function decodeEntries(cursor: Cursor, previous: number): readonly Entry[] {
   const count = cursor.varint();
   // Every entry takes at least three bytes, so a count that cannot fit is refused before anything is allocated for it.
-  if (count === 0 || previous < 0 || count > cursor.left / 3) {
+  if (count === 0 || count > cursor.left / 3 || previous < 0 || previous + count > Number.MAX_SAFE_INTEGER) {
     cursor.fail('impossible entry count');
     return NO_ENTRIES;
   }

@@ -118,6 +118,8 @@ interface Applied<S> {
 }
 
 interface Batch<S> {
+  /** The images it is meant for: one that was deleted meanwhile is not to be found again under its group's number. */
+  readonly images: ReadonlyMap<GroupId, DiskGroup<S>>;
   readonly writes: readonly GroupWrite[];
   readonly applied: ReadonlyMap<GroupId, Applied<S>>;
   readonly staged: ReadonlyMap<GroupId, { readonly meta: SnapshotMeta; readonly state: S }>;
@@ -125,12 +127,15 @@ interface Batch<S> {
 
 /** What survives a process: the images, and what a lying disk would take back. */
 export class Disk<S> {
+  /** Counts the opens of this disk, as peers remember it. */
+  generation = 0;
   groups = new Map<GroupId, DiskGroup<S>>();
   /** Images before the last writes, oldest first; only filled when the disk is told to lie. */
   undo: Map<GroupId, DiskGroup<S>>[] = [];
 
   copy(): Disk<S> {
     const copy = new Disk<S>();
+    copy.generation = this.generation;
     for (const [group, image] of this.groups) copy.groups.set(group, image.copy());
     return copy;
   }
@@ -138,7 +143,6 @@ export class Disk<S> {
 
 export class MemoryStorage<S> implements HostStorage {
   readonly disk: Disk<S>;
-  writesInFlight = 0;
   readonly #complete: (work: () => void) => void;
   readonly #faults: DiskFaults<S> | null;
   #applied = new Map<GroupId, Applied<S>>();
@@ -194,7 +198,7 @@ export class MemoryStorage<S> implements HostStorage {
       this.#staged.delete(group);
       this.#applied.delete(group);
     }
-    const batch: Batch<S> = { writes, applied: this.#applied, staged };
+    const batch: Batch<S> = { images: new Map(this.disk.groups), writes, applied: this.#applied, staged };
     this.#applied = new Map();
     if (this.#faults?.reportsEarly(writes) === true) {
       this.#perform(batch);
@@ -265,10 +269,15 @@ export class MemoryStorage<S> implements HostStorage {
     this.#staged.delete(group);
   }
 
+  #image(batch: Batch<S>, group: GroupId): DiskGroup<S> | undefined {
+    const image = this.disk.groups.get(group);
+    return image === batch.images.get(group) ? image : undefined;
+  }
+
   #perform(batch: Batch<S>): void {
     if (this.#faults !== null) this.#remember(batch);
     for (const { group, hardState, entries, snapshot, compactTo } of batch.writes) {
-      const image = this.disk.groups.get(group);
+      const image = this.#image(batch, group);
       if (image === undefined) continue;
       const stage = batch.staged.get(group);
       if (snapshot !== null && stage !== undefined) {
@@ -285,7 +294,7 @@ export class MemoryStorage<S> implements HostStorage {
       if (compactTo !== 0) image.compact(compactTo);
     }
     for (const [group, { index, conf, state }] of batch.applied) {
-      const image = this.disk.groups.get(group);
+      const image = this.#image(batch, group);
       if (image === undefined) continue;
       if (index > image.lastIndex()) throw new Error(`group ${group}: applied ${index} ahead of the log's ${image.lastIndex()}`);
       image.appliedIndex = index;

@@ -1,0 +1,119 @@
+/**
+ * A modelled network: frames are lost, doubled, delayed and overtaken; links are cut in one direction or reset; nodes
+ * whose disk was wiped or rolled back are refused, by the generation that every peer remembers.
+ */
+import type { NodeId } from '../../raft/types.ts';
+import type { Chance, Clock } from './clock.ts';
+
+/** How bad the network is, per frame. */
+export interface Weather {
+  drop: number;
+  duplicate: number;
+  /** Share of frames that take long, and so are overtaken. */
+  slow: number;
+}
+
+export const CLEAR: Weather = { drop: 0, duplicate: 0, slow: 0 };
+
+/** A process as peers see it: the generation is counted on its disk, the nonce is drawn at every start. */
+export interface Identity {
+  readonly generation: number;
+  readonly nonce: number;
+}
+
+const DELAY_MS = 0.5;
+const SPREAD_MS = 2;
+const SLOW_MS = 250;
+
+export class Network {
+  weather: Weather = CLEAR;
+  /** A network that lets a wiped node speak as its old self: one of the mutants. */
+  readonly acceptsAnyone: boolean;
+  readonly counts = { dropped: 0, duplicated: 0, slowed: 0, refused: 0, cut: 0 };
+  readonly #clock: Clock;
+  readonly #chance: Chance;
+  /** Directed links that carry nothing, by `from>to`, until the given time. */
+  readonly #cut = new Map<string, number>();
+  /** Counts resets of a pair; frames of an earlier count are gone. */
+  readonly #resets = new Map<string, number>();
+  readonly #buffered = new Map<string, number>();
+  /** What every peer durably remembers of a node. */
+  readonly #seen = new Map<NodeId, Identity>();
+
+  constructor(clock: Clock, chance: Chance, acceptsAnyone: boolean) {
+    this.#clock = clock;
+    this.#chance = chance;
+    this.acceptsAnyone = acceptsAnyone;
+  }
+
+  /** True if peers let a node with this identity in; then they remember it. */
+  introduces(node: NodeId, identity: Identity): boolean {
+    const seen = this.#seen.get(node);
+    const known = seen === undefined || identity.generation > seen.generation || (identity.generation === seen.generation && identity.nonce === seen.nonce);
+    if (known) this.#seen.set(node, identity);
+    return known || this.acceptsAnyone;
+  }
+
+  /** The node comes back as a new one: its old identity, and with it every replica it had, is void. */
+  forget(node: NodeId): void {
+    this.#seen.delete(node);
+  }
+
+  isCut(from: NodeId, to: NodeId): boolean {
+    return (this.#cut.get(`${from}>${to}`) ?? 0) > this.#clock.now;
+  }
+
+  cut(from: NodeId, to: NodeId, ms: number): void {
+    this.#cut.set(`${from}>${to}`, this.#clock.now + ms);
+  }
+
+  heal(): void {
+    this.#cut.clear();
+    this.weather = CLEAR;
+  }
+
+  /** Loses what is under way between two nodes. */
+  reset(a: NodeId, b: NodeId): void {
+    for (const pair of [`${a}>${b}`, `${b}>${a}`]) this.#resets.set(pair, (this.#resets.get(pair) ?? 0) + 1);
+  }
+
+  bufferedBytes(from: NodeId, to: NodeId): number {
+    return this.#buffered.get(`${from}>${to}`) ?? 0;
+  }
+
+  /** True if one small exchange between two nodes goes through now. */
+  passes(from: NodeId, to: NodeId): boolean {
+    return !this.isCut(from, to) && !this.isCut(to, from) && !this.#chance.yes(this.weather.drop * 2);
+  }
+
+  /** Milliseconds that something takes on its way now. */
+  delay(): number {
+    if (this.#chance.yes(this.weather.slow)) {
+      this.counts.slowed += 1;
+      return this.#chance.float() * SLOW_MS;
+    }
+    return DELAY_MS + this.#chance.float() * SPREAD_MS;
+  }
+
+  send(from: NodeId, to: NodeId, bytes: number, deliver: () => void): void {
+    const pair = `${from}>${to}`;
+    if (this.isCut(from, to)) {
+      this.counts.cut += 1;
+      return;
+    }
+    if (this.#chance.yes(this.weather.drop)) {
+      this.counts.dropped += 1;
+      return;
+    }
+    const copies = this.#chance.yes(this.weather.duplicate) ? 2 : 1;
+    this.counts.duplicated += copies - 1;
+    const resets = this.#resets.get(pair) ?? 0;
+    for (let copy = 0; copy < copies; copy++) {
+      this.#buffered.set(pair, (this.#buffered.get(pair) ?? 0) + bytes);
+      this.#clock.after(this.delay(), () => {
+        this.#buffered.set(pair, (this.#buffered.get(pair) ?? 0) - bytes);
+        if (!this.isCut(from, to) && (this.#resets.get(pair) ?? 0) === resets) deliver();
+      });
+    }
+  }
+}

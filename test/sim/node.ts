@@ -1,0 +1,294 @@
+/**
+ * A simulated server: a disk that outlives it, and between start and crash a real RaftHost over modelled storage,
+ * transport and state machine. Everything a dead process still had under way is ignored.
+ */
+import type { HostPorts } from '../../raft/ports.ts';
+import { RaftHost } from '../../raft/host.ts';
+import type { HostOptions } from '../../raft/host.ts';
+import { Inbox } from '../../raft/inbox.ts';
+import type { ConfState, Entry, GroupId, NodeId, ReplicaId, SnapshotMeta } from '../../raft/types.ts';
+import { decodeFrame } from '../../raft/wire.ts';
+import type { Chance, Clock } from './clock.ts';
+import type { DiskFaults } from './disk.ts';
+import { Disk, MemoryStorage } from './disk.ts';
+import type { History, State } from './history.ts';
+import { EMPTY_STATE, Violation } from './history.ts';
+import type { Identity, Network } from './network.ts';
+
+/** Small limits, so that every one of them is met in a short run. */
+export const SMALL_LIMITS: Omit<HostOptions, 'node' | 'random'> = {
+  electionTicks: 12, heartbeatTicks: 2, messageBytesMax: 300, inflightMessagesMax: 4, inflightBytesMax: 1500, uncommittedBytesMax: 3000,
+  committedBytesMax: 400, waitingMax: 200, applyEntriesMax: 8, applyBytesMax: 500, nodeInflightBytesMax: 3000, frameBytesMax: 800,
+  logKeepBytesMax: 400, logKeepBytesNodeMax: 1500, compactEntriesMin: 4, compactTicks: 10, readRetryTicks: 4, linkDownSpreadTicks: 6,
+  writeStallTicks: 12,
+};
+
+/** What the nodes of a run share. */
+export interface World {
+  readonly clock: Clock;
+  readonly chance: Chance;
+  readonly network: Network;
+  readonly history: History;
+  readonly nodes: Map<NodeId, SimNode>;
+  readonly directory: HostPorts['directory'];
+  readonly diskFaults: ((node: SimNode) => DiskFaults<State>) | null;
+  /** Whether a disk that forgot what was promised is itself a violation, or only what follows from it. */
+  readonly checksReopen: boolean;
+  trace(text: () => string): void;
+}
+
+const SNAPSHOT_CHUNKS = 3;
+const CHUNK_TRIES = 3;
+
+/** One life of a process. */
+interface Life {
+  readonly host: RaftHost;
+  readonly storage: MemoryStorage<State>;
+  readonly identity: Identity;
+  readonly states: Map<GroupId, State>;
+  /** Refused by its peers: it runs, but nobody listens. */
+  readonly outcast: boolean;
+}
+
+export class SimNode {
+  readonly id: NodeId;
+  disk = new Disk<State>();
+  life: Life | null = null;
+  pausedUntil = 0;
+  slowDiskUntil = 0;
+  /** Replicas that found themselves damaged; they take no part until they are replaced. */
+  readonly damaged = new Set<GroupId>();
+  readonly #world: World;
+
+  constructor(id: NodeId, world: World) {
+    this.id = id;
+    this.#world = world;
+  }
+
+  get host(): RaftHost | null {
+    return this.life === null ? null : this.life.host;
+  }
+
+  /** Opens the disk and starts. `honest` false: the disk is known to have been wiped or rolled back. */
+  start(honest: boolean): void {
+    const { clock, chance, network, history } = this.#world;
+    const { disk } = this;
+    disk.generation += 1;
+    const identity = { generation: disk.generation, nonce: chance.int(0, 2 ** 31) };
+    const storage = new MemoryStorage<State>(disk, (work) => clock.after(this.#diskMs(), work), this.#world.diskFaults?.(this) ?? null);
+    const host = new RaftHost({ ...SMALL_LIMITS, node: this.id, random: chance.float }, this.#ports(storage));
+    const life: Life = { host, storage, identity, states: new Map(), outcast: !network.introduces(this.id, identity) };
+    this.life = life;
+    for (const [group, image] of disk.groups) {
+      if (image.rotten !== 0) this.damaged.add(group);
+      if (this.damaged.has(group)) continue;
+      if (honest && this.#world.checksReopen) history.reopened(group, image);
+      this.hostGroup(group);
+    }
+    this.#world.trace(() => `${this.id} starts, generation ${identity.generation}${life.outcast ? ', refused by its peers' : ''}`);
+    clock.after(chance.float() * 50, () => this.#tick(life));
+  }
+
+  /** Lets the running host run a group that is on disk. */
+  hostGroup(group: GroupId): void {
+    const life = this.life;
+    if (life === null) return;
+    const image = life.storage.log(group);
+    life.states.set(group, image.state);
+    image.onDamage = () => {
+      this.#world.trace(() => `${this.id} group ${group}: damage found`);
+      this.damaged.add(group);
+      life.host.removeGroup(group);
+    };
+    life.host.addGroup(group, image.replica);
+  }
+
+  /** Makes room for a new replica that knows nothing yet; a snapshot will tell it all. */
+  createReplica(group: GroupId, replica: ReplicaId): void {
+    const life = this.life;
+    if (life === null) return;
+    this.dropReplica(group);
+    const conf: ConfState = { voters: [], votersOutgoing: [], learners: [], learnersNext: [], autoLeave: false };
+    life.storage.createGroup(group, { replica, conf, index: 0, term: 0, state: EMPTY_STATE });
+    this.hostGroup(group);
+  }
+
+  dropReplica(group: GroupId): void {
+    this.damaged.delete(group);
+    if (this.life === null) {
+      this.disk.groups.delete(group);
+      return;
+    }
+    this.life.host.removeGroup(group);
+    this.life.storage.deleteGroup(group);
+  }
+
+  replica(group: GroupId): ReplicaId {
+    return this.disk.groups.get(group)?.replica ?? 0;
+  }
+
+  crash(writeSurvives: boolean): void {
+    const life = this.life;
+    if (life === null) return;
+    this.life = null;
+    life.storage.crash(writeSurvives);
+    this.#world.trace(() => `${this.id} crashes, its write ${writeSurvives ? 'survives' : 'is lost'}`);
+  }
+
+  receive(from: NodeId, sender: Life, frame: Uint8Array): void {
+    const life = this.life;
+    const { clock } = this.#world;
+    if (life === null || sender.outcast || life.outcast) return;
+    if (this.pausedUntil > clock.now) {
+      clock.after(this.pausedUntil - clock.now, () => this.receive(from, sender, frame));
+      return;
+    }
+    clock.note(frame.length);
+    life.host.receive(from, frame);
+  }
+
+  #tick(life: Life): void {
+    if (this.life !== life) return;
+    const { clock } = this.#world;
+    clock.after(50, () => this.#tick(life));
+    if (this.pausedUntil > clock.now) return;
+    life.host.tick();
+  }
+
+  #diskMs(): number {
+    const { clock, chance } = this.#world;
+    const slow = this.slowDiskUntil > clock.now;
+    return slow ? 100 + chance.float() * 500 : 0.5 + chance.float() * 3;
+  }
+
+  /** Runs `work` in this life only, and not while the process is stopped. */
+  #later(life: () => Life | null, ms: number, work: () => void): void {
+    const { clock } = this.#world;
+    const born = life();
+    clock.after(ms, () => {
+      if (this.life === null || (born !== null && this.life !== born)) return;
+      if (this.pausedUntil > clock.now) this.#later(() => born, this.pausedUntil - clock.now, work);
+      else work();
+    });
+  }
+
+  #ports(storage: MemoryStorage<State>): HostPorts {
+    const { clock, network, history, directory, nodes } = this.#world;
+    const own = (): Life | null => (this.life?.storage === storage ? this.life : null);
+    const inbox = new Inbox();
+    return {
+      storage,
+      directory,
+      transport: {
+        send: (to, frame) => {
+          const life = own();
+          const peer = nodes.get(to);
+          if (life === null || peer === undefined || network.bufferedBytes(this.id, to) > 20_000) return false;
+          if (!life.outcast) {
+            inbox.clear();
+            if (decodeFrame(frame, inbox) !== null) throw new Violation(`${this.id} sent a frame that cannot be decoded`);
+            for (let i = 0; i < inbox.messages.length; i++) {
+              const message = inbox.messages[i];
+              if (message !== undefined && this.#world.checksReopen) history.sent(inbox.groups[i] ?? 0, message);
+            }
+          }
+          network.send(this.id, to, frame.length, () => peer.receive(this.id, life, frame));
+          return true;
+        },
+        bufferedBytes: (to) => network.bufferedBytes(this.id, to),
+      },
+      machine: {
+        apply: (group, entry) => this.#apply(storage, group, entry),
+        applyConf: (group, entry, conf) => {
+          clock.note(entry.index);
+          this.#world.trace(() => `${this.id} group ${group}: membership ${JSON.stringify(conf)} at ${entry.index}`);
+        },
+        restored: (group, meta) => {
+          this.life?.states.set(group, storage.log(group).state);
+          this.#world.trace(() => `${this.id} group ${group}: snapshot ${meta.index} installed`);
+        },
+      },
+      snapshots: {
+        fetch: (group, from, index, done) => this.#fetch({ storage, group, from, index, done }),
+        discard: (group) => storage.discard(group),
+      },
+      schedule: (work) => this.#later(own, 0, work),
+      fatal: (error) => {
+        if (error instanceof Violation) throw error;
+        throw new Violation(`${this.id} stopped itself: ${error.stack ?? error.message}`);
+      },
+      onLeader: (group, leader, term, isSelf) => {
+        if (isSelf) history.leader(group, term, leader);
+        if (isSelf) this.#world.trace(() => `${this.id} group ${group}: replica ${leader} leads term ${term}`);
+      },
+    };
+  }
+
+  #apply(storage: MemoryStorage<State>, group: GroupId, entry: Entry): number {
+    const states = this.life?.states;
+    if (states === undefined) return 0;
+    const id = entryId(entry.data);
+    const state = this.#world.history.apply(group, entry.index, entry.term, id, states.get(group) ?? EMPTY_STATE);
+    states.set(group, state);
+    storage.putState(group, state);
+    this.#world.clock.note(state.hash);
+    return id;
+  }
+
+  /** Chunk by chunk, each of which may be lost a few times; what is fetched is the source's durable state at the start. */
+  #fetch(fetch: { storage: MemoryStorage<State>; group: GroupId; from: NodeId; index: number; done: (error: Error | null, meta: SnapshotMeta | null) => void }): void {
+    const { network, nodes } = this.#world;
+    const { storage, group, from, index, done } = fetch;
+    const life = this.life;
+    const replica = this.replica(group);
+    const source = nodes.get(from);
+    const sourceLife = source?.life ?? null;
+    let snapshot: { meta: SnapshotMeta; state: State } | null = null;
+    let chunks = 0;
+    let tries = 0;
+    const next = (): void => {
+      if (source === undefined || source.life === null || source.life !== sourceLife || source.life.outcast || tries >= CHUNK_TRIES) {
+        done(new Error('the source is gone'), null);
+        return;
+      }
+      if (!network.passes(this.id, from)) {
+        tries += 1;
+        this.#later(() => life, 20, next);
+        return;
+      }
+      if (snapshot === null) {
+        const image = source.damaged.has(group) ? undefined : source.disk.groups.get(group);
+        if (image === undefined || image.appliedIndex < index) {
+          done(new Error('the source has no such snapshot'), null);
+          return;
+        }
+        snapshot = { meta: { index: image.appliedIndex, term: image.term(image.appliedIndex), conf: image.conf }, state: image.state };
+      }
+      chunks += 1;
+      if (chunks < SNAPSHOT_CHUNKS) {
+        this.#later(() => life, network.delay(), next);
+        return;
+      }
+      if (this.replica(group) !== replica || replica === 0) {
+        done(new Error('the replica is gone'), null);
+        return;
+      }
+      storage.stage(group, snapshot.meta, snapshot.state);
+      done(null, snapshot.meta);
+    };
+    this.#later(() => life, network.delay(), next);
+  }
+}
+
+const HEADER_BYTES = 4;
+
+/** A proposal: its id, and padding so that sizes differ. */
+export function proposal(id: number, padding: number): Uint8Array {
+  const data = new Uint8Array(HEADER_BYTES + padding);
+  new DataView(data.buffer).setUint32(0, id);
+  return data;
+}
+
+function entryId(data: Uint8Array): number {
+  return new DataView(data.buffer, data.byteOffset, data.byteLength).getUint32(0);
+}

@@ -1,0 +1,446 @@
+/**
+ * One simulated run from one seed: a cluster is founded, clients and faults work on it for a while, then the faults
+ * stop and everything must converge within a bound. Which faults a run knows, and how often, is part of its seed.
+ */
+import type { ConfState, GroupId, NodeId, ReplicaId } from '../../raft/types.ts';
+import { Chance, Clock } from './clock.ts';
+import type { DiskFaults } from './disk.ts';
+import { Disk, DiskGroup } from './disk.ts';
+import type { State } from './history.ts';
+import { EMPTY_STATE, expect, History, Violation } from './history.ts';
+import { CLEAR, Network } from './network.ts';
+import type { World } from './node.ts';
+import { proposal, SimNode } from './node.ts';
+import { Operator } from './operator.ts';
+
+/** Deliberately broken variants; the checks must notice each. */
+export const MUTANTS = ['skip-sync', 'count-before-sync', 'vote-twice', 'wiped-votes'] as const;
+export type Mutant = (typeof MUTANTS)[number];
+
+export interface RunOptions {
+  readonly seed: number;
+  readonly mutant?: Mutant | undefined;
+  /** Called with what happens, in order. */
+  readonly trace?: ((line: string) => void) | undefined;
+}
+
+export interface RunResult {
+  readonly seed: number;
+  readonly hash: number;
+  readonly steps: number;
+  readonly acks: number;
+  readonly reads: number;
+  readonly applies: number;
+  /** Ticks that convergence took once the faults had stopped. */
+  readonly convergeTicks: number;
+  readonly faults: Readonly<Record<string, number>>;
+  readonly violation: string | null;
+}
+
+const TICK_MS = 50;
+const CONVERGE_TICKS_MAX = 900;
+const FOUNDED: { readonly index: number; readonly term: number } = { index: 1, term: 1 };
+
+/** Runs one seed to its end or to the first violation. */
+export function runSeed(options: RunOptions): RunResult {
+  return new Run(options).result();
+}
+
+class Run {
+  readonly #seed: number;
+  readonly #mutant: Mutant | undefined;
+  readonly #clock = new Clock();
+  readonly #chance: Chance;
+  readonly #network: Network;
+  readonly #history = new History();
+  readonly #nodes = new Map<NodeId, SimNode>();
+  readonly #operator: Operator;
+  readonly #world: World;
+  readonly #groups: GroupId[] = [];
+  readonly #faults: Record<string, number> = {};
+  /** Probability per tick of each kind of fault in this run. */
+  readonly #odds: Readonly<Record<'crash' | 'restart' | 'cut' | 'partition' | 'reset' | 'slowDisk' | 'pause' | 'transfer' | 'campaign' | 'move' | 'loss', number>>;
+  #backup: { node: SimNode; disk: Disk<State>; generation: number } | null = null;
+  /** The one node whose disk lost something and is not made whole yet. */
+  #victim: SimNode | null = null;
+  #readmitAt = 0;
+  #proposals = 0;
+  #stormy = true;
+  #convergeTicks = 0;
+
+  constructor(options: RunOptions) {
+    this.#seed = options.seed;
+    this.#mutant = options.mutant;
+    this.#chance = new Chance(options.seed);
+    const chance = this.#chance;
+    this.#network = new Network(this.#clock, chance, options.mutant === 'wiped-votes');
+    const trace = options.trace;
+    this.#world = {
+      clock: this.#clock, chance, network: this.#network, history: this.#history, nodes: this.#nodes,
+      directory: { node: (group, replica) => this.#operator.home(group, replica) },
+      diskFaults: options.mutant === undefined || options.mutant === 'wiped-votes' ? null : (node) => this.#brokenDisk(node),
+      checksReopen: options.mutant === undefined,
+      trace: (text) => trace?.(`${this.#clock.now.toFixed(2).padStart(10)} ${text()}`),
+    };
+    this.#operator = new Operator(this.#world);
+    // Not every run knows every fault: some bugs show only where others do not interfere.
+    const knows = (odds: number): number => (chance.yes(0.6) ? odds : 0);
+    this.#odds = {
+      crash: knows(0.02), restart: 0.04, cut: knows(0.03), partition: knows(0.01), reset: knows(0.03), slowDisk: knows(0.01), pause: knows(0.008),
+      transfer: knows(0.05), campaign: knows(0.02), move: knows(0.02), loss: knows(0.015),
+    };
+    this.#network.weather = chance.yes(0.8) ? { drop: knows(0.05), duplicate: knows(0.05), slow: knows(0.08) } : CLEAR;
+    if (options.mutant === 'wiped-votes') this.#odds = { ...this.#odds, crash: 0.02, loss: 0.05 };
+    else if (options.mutant !== undefined) this.#odds = { ...this.#odds, crash: 0.05, restart: 0.2 };
+  }
+
+  result(): RunResult {
+    let violation: string | null = null;
+    try {
+      this.#found();
+      this.#storm(this.#chance.int(200, 360));
+      this.#calm();
+    } catch (error) {
+      if (!(error instanceof Error)) throw error;
+      violation = error instanceof Violation ? error.message : (error.stack ?? error.message);
+    }
+    const { acks, reads, applies } = this.#history;
+    const faults = { ...this.#faults, ...this.#network.counts, changes: this.#operator.changes };
+    return { seed: this.#seed, hash: this.#clock.hash >>> 0, steps: this.#clock.steps, acks, reads, applies, convergeTicks: this.#convergeTicks, faults, violation };
+  }
+
+  // --- phases -----------------------------------------------------------------------------------------------------
+
+  #found(): void {
+    const size = this.#chance.yes(0.5) ? 3 : 5;
+    for (let i = 1; i <= size; i++) this.#nodes.set(`n${i}`, new SimNode(`n${i}`, this.#world));
+    const names = [...this.#nodes.keys()];
+    const groups = this.#chance.int(3, 5);
+    for (let group = 1; group <= groups; group++) {
+      this.#groups.push(group);
+      const members = size === 5 && this.#chance.yes(0.7) ? [0, 1, 2].map((at) => names[(group + at) % size] ?? '') : names;
+      const replicas = members.map((node) => ({ node, replica: this.#operator.issue(group, node) }));
+      const conf = votersOnly(replicas.map(({ replica }) => replica));
+      for (const { node, replica } of replicas) this.#nodes.get(node)?.disk.groups.set(group, founded(replica, conf));
+    }
+    for (const node of this.#nodes.values()) node.start(true);
+  }
+
+  /** Clients, operator and faults at work. */
+  #storm(ticks: number): void {
+    for (let tick = 0; tick < ticks; tick++) {
+      const injected = this.#chance.yes(0.5);
+      if (injected) this.#injectFaults();
+      this.#work(tick, this.#chance.int(0, 6));
+      this.#runFor(TICK_MS);
+    }
+  }
+
+  /** No more faults: everybody must come to one state, and every group must take a new proposal. */
+  #calm(): void {
+    this.#stormy = false;
+    this.#world.trace(() => '--- calm');
+    this.#network.heal();
+    for (const node of this.#nodes.values()) {
+      node.slowDiskUntil = 0;
+      node.pausedUntil = 0;
+      if (node.life === null) this.#start(node);
+    }
+    this.#readmitAt = 0;
+    const marks = new Map(this.#groups.map((group) => [group, -1]));
+    let waits = '';
+    for (let tick = 0; tick < CONVERGE_TICKS_MAX; tick++) {
+      this.#convergeTicks = tick;
+      this.#work(tick, 0);
+      if (tick % 10 === 0) {
+        waits = this.#unsettled(marks);
+        if (waits === '') break;
+        if (tick % 20 === 0) this.#groups.forEach((group) => this.#propose(group, (index) => marks.set(group, index)));
+      }
+      this.#runFor(TICK_MS);
+    }
+    expect(waits === '', `no convergence within ${CONVERGE_TICKS_MAX} ticks: ${waits}`);
+    this.#history.recheck();
+    this.#compare();
+    for (const group of this.#groups) {
+      const leader = this.#operator.leader(group);
+      for (const replica of leader?.status.conf.voters ?? []) {
+        const state = this.#nodeOf(group, replica)?.life?.states.get(group) ?? EMPTY_STATE;
+        this.#history.settled(group, state, replica);
+      }
+    }
+  }
+
+  #runFor(ms: number): void {
+    const until = this.#clock.now + ms;
+    let reached = false;
+    this.#clock.after(ms, () => {
+      reached = true;
+    });
+    while (!reached && this.#clock.now <= until && this.#clock.step());
+    this.#compare();
+  }
+
+  #work(tick: number, clients: number): void {
+    if (tick % 5 === 0) this.#operator.poll();
+    this.#tendVictim();
+    for (let i = 0; i < clients; i++) {
+      const group = this.#chance.pick(this.#groups) ?? 1;
+      this.#clock.after(this.#chance.float() * TICK_MS, () => (this.#chance.yes(0.7) ? this.#propose(group, () => {}) : this.#read(group)));
+    }
+  }
+
+  /** What keeps the cluster from being settled, in words; '' when nothing does. */
+  #unsettled(marks: ReadonlyMap<GroupId, number>): string {
+    if (this.#victim !== null) return `${this.#victim.id} is not made whole`;
+    if (this.#operator.busy) return 'membership changes are under way';
+    for (const group of this.#groups) {
+      const leader = this.#operator.leader(group);
+      if (leader === null) return `group ${group} has no leader`;
+      if ((marks.get(group) ?? -1) < 0) return `group ${group} takes no proposal`;
+      const { conf, commit } = leader.status;
+      if (conf.votersOutgoing.length > 0) return `group ${group} is between two memberships`;
+      for (const replica of [...conf.voters, ...conf.learners]) {
+        const status = this.#nodeOf(group, replica)?.host?.status(group);
+        if (status === undefined || status.id !== replica) return `group ${group} misses replica ${replica}`;
+        if (status.applied !== commit) return `group ${group}: replica ${replica} (${status.role}, term ${status.term}) applied ${status.applied} of ${commit}`;
+        if (status.readsWaiting > 0 || status.proposalsWaiting > 0) return `group ${group}: callers wait at replica ${replica}`;
+      }
+    }
+    return '';
+  }
+
+  #compare(): void {
+    for (const node of this.#nodes.values()) {
+      if (node.life?.outcast === true) continue;
+      for (const [group, image] of node.disk.groups) if (!node.damaged.has(group) && node !== this.#victim) this.#history.compareCommitted(group, image);
+    }
+  }
+
+  // --- clients ----------------------------------------------------------------------------------------------------
+
+  #propose(group: GroupId, acked: (index: number) => void): void {
+    const leader = this.#operator.leader(group);
+    const node = leader !== null && this.#chance.yes(0.8) ? leader.node : this.#chance.pick([...this.#nodes.values()]);
+    const life = node?.life;
+    if (node === undefined || life == null || node.pausedUntil > this.#clock.now) return;
+    const id = ++this.#proposals;
+    life.host.propose(group, proposal(id, this.#chance.int(0, 60)), (outcome) => {
+      if (node.life !== life || life.outcast) return;
+      this.#clock.note(id);
+      if (outcome.status === 'applied') {
+        expect(outcome.reply === id, `group ${group}: proposal ${id} got the reply of ${String(outcome.reply)}`);
+        this.#history.acknowledged(group, id, outcome.index);
+        acked(outcome.index);
+      } else if (outcome.status === 'not_applied') {
+        this.#history.refused(group, id);
+      }
+    });
+  }
+
+  #read(group: GroupId): void {
+    const node = this.#chance.pick([...this.#nodes.values()]);
+    const life = node?.life;
+    if (node === undefined || life == null || node.pausedUntil > this.#clock.now) return;
+    const floor = this.#history.floor(group);
+    life.host.readIndex(group, (index) => {
+      if (node.life !== life || life.outcast || index < 0) return;
+      const applied = life.host.status(group)?.applied ?? 0;
+      expect(index <= applied, `group ${group}: read answered at ${index}, but only ${applied} is applied`);
+      this.#history.read(group, floor, life.states.get(group) ?? EMPTY_STATE);
+    });
+  }
+
+  // --- faults -----------------------------------------------------------------------------------------------------
+
+  #injectFaults(): void {
+    const chance = this.#chance;
+    const odds = this.#odds;
+    const nodes = [...this.#nodes.values()];
+    const node = chance.pick(nodes);
+    const other = chance.pick(nodes);
+    const group = chance.pick(this.#groups) ?? 1;
+    if (node === undefined || other === undefined) return;
+    if (chance.yes(odds.crash * 2)) this.#crash(node);
+    for (const down of nodes) if (down.life === null && chance.yes(odds.restart * 2)) this.#start(down);
+    if (chance.yes(odds.cut * 2) && node !== other) {
+      this.#count('cuts');
+      this.#network.cut(node.id, other.id, chance.int(100, 3000));
+    }
+    if (chance.yes(odds.partition * 2)) this.#partition(nodes);
+    if (chance.yes(odds.reset * 2) && node !== other) this.#reset(node, other);
+    if (chance.yes(odds.slowDisk * 2)) {
+      this.#count('slowDisks');
+      node.slowDiskUntil = this.#clock.now + chance.int(200, 4000);
+    }
+    if (chance.yes(odds.pause * 2)) {
+      this.#count('pauses');
+      node.pausedUntil = this.#clock.now + chance.int(100, 3000);
+    }
+    if (chance.yes(odds.transfer * 2)) this.#transfer(group);
+    if (chance.yes(odds.campaign * 2)) {
+      this.#count('campaigns');
+      if (chance.yes(0.5)) node.host?.campaign(group);
+      else node.host?.campaignWithin(group, chance.int(1, 5));
+    }
+    if (chance.yes(odds.move * 2)) this.#move(group);
+    if (chance.yes(odds.loss * 2)) this.#lose(node, group);
+    if (this.#backup === null && node.life !== null) this.#backup = { node, disk: node.disk.copy(), generation: node.disk.generation };
+  }
+
+  #count(fault: string): void {
+    this.#faults[fault] = (this.#faults[fault] ?? 0) + 1;
+  }
+
+  #crash(node: SimNode): void {
+    if (node.life === null) return;
+    this.#count('crashes');
+    node.crash(this.#chance.yes(0.5));
+    for (const peer of this.#nodes.values()) {
+      if (peer === node) continue;
+      this.#network.reset(node.id, peer.id);
+      // A process that dies resets its links at once; a machine that dies does not.
+      if (this.#chance.yes(0.5)) peer.host?.peerDown(node.id);
+    }
+  }
+
+  #start(node: SimNode): void {
+    if (node.life !== null) return;
+    node.pausedUntil = 0;
+    node.start(node !== this.#victim);
+    for (const peer of this.#nodes.values()) {
+      if (peer === node) continue;
+      peer.host?.peerUp(node.id);
+      node.host?.peerUp(peer.id);
+    }
+  }
+
+  #partition(nodes: readonly SimNode[]): void {
+    this.#count('partitions');
+    const ms = this.#chance.int(500, 4000);
+    const side = new Set(nodes.filter(() => this.#chance.yes(0.5)));
+    for (const a of nodes) for (const b of nodes) if (side.has(a) !== side.has(b)) this.#network.cut(a.id, b.id, ms);
+  }
+
+  #reset(a: SimNode, b: SimNode): void {
+    this.#count('resets');
+    this.#network.reset(a.id, b.id);
+    a.host?.peerDown(b.id);
+    b.host?.peerDown(a.id);
+    this.#clock.after(this.#chance.int(1, 300), () => {
+      a.host?.peerUp(b.id);
+      b.host?.peerUp(a.id);
+    });
+  }
+
+  #transfer(group: GroupId): void {
+    const leader = this.#operator.leader(group);
+    const to = leader === null ? undefined : this.#chance.pick(leader.status.conf.voters);
+    if (leader === null || to === undefined) return;
+    if (leader.node.host?.transferLeadership(group, to) === true) this.#count('transfers');
+  }
+
+  /** Moves a replica to a node that has none of its group, if there is one. */
+  #move(group: GroupId): void {
+    const leader = this.#operator.leader(group);
+    if (leader === null || this.#operator.hasJob(group)) return;
+    const old = this.#chance.pick(leader.status.conf.voters);
+    const free = [...this.#nodes.values()].filter((node) => node.replica(group) === 0 && node !== this.#victim);
+    const target = this.#chance.pick(free);
+    if (old === undefined || target === undefined) return;
+    this.#count('moves');
+    this.#operator.replace(group, old, target.id, this.#chance.yes(0.5));
+  }
+
+  /** A disk loses what it acknowledged. One node at a time, and the next only when this one is whole again. */
+  #lose(node: SimNode, group: GroupId): void {
+    if (this.#victim !== null || this.#operator.busy || this.#anyDamage()) return;
+    const kind = this.#chance.int(1, 3);
+    const image = node.disk.groups.get(group);
+    if (kind === 1 && image !== undefined && image.log.length > 0 && this.#mutant === undefined) {
+      this.#count('rots');
+      image.rotten = image.start + this.#chance.int(1, image.log.length);
+      this.#world.trace(() => `${node.id} group ${group}: entry ${image.rotten} rots`);
+      return;
+    }
+    const backup = this.#backup;
+    if (kind === 2 && backup !== null && backup.node === node && backup.generation < node.disk.generation) {
+      this.#count('rollbacks');
+      this.#crash(node);
+      node.crash(false);
+      node.disk = this.#sameReplicas(backup.disk, node.disk);
+      this.#backup = null;
+    } else {
+      this.#count('wipes');
+      this.#crash(node);
+      const wiped = new Disk<State>();
+      for (const [at, { replica }] of node.disk.groups) wiped.groups.set(at, founded(replica, this.#foundingConf(at)));
+      node.disk = wiped;
+    }
+    this.#victim = node;
+    node.damaged.clear();
+    this.#world.trace(() => `${node.id} lost its disk`);
+    this.#start(node);
+    this.#readmitAt = this.#clock.now + this.#chance.int(500, 5000);
+  }
+
+  /** The rolled-back images of replicas that still exist. */
+  #sameReplicas(old: Disk<State>, current: Disk<State>): Disk<State> {
+    const disk = old.copy();
+    for (const [group, image] of disk.groups) if (current.groups.get(group)?.replica !== image.replica) disk.groups.delete(group);
+    return disk;
+  }
+
+  #foundingConf(group: GroupId): ConfState {
+    return this.#operator.leader(group)?.status.conf ?? votersOnly([...this.#nodes.values()].map((node) => node.replica(group)).filter((replica) => replica !== 0));
+  }
+
+  #anyDamage(): boolean {
+    return [...this.#nodes.values()].some((node) => node.damaged.size > 0 || [...node.disk.groups.values()].some((image) => image.rotten !== 0));
+  }
+
+  /** Replaces what was found damaged, and lets a node that lost its disk back in: empty, under new replica numbers. */
+  #tendVictim(): void {
+    for (const node of this.#nodes.values()) {
+      for (const group of node.damaged) {
+        const old = node.replica(group);
+        if (node.life !== null && old !== 0 && !this.#operator.hasJob(group)) this.#operator.replace(group, old, node.id, true);
+      }
+    }
+    const victim = this.#victim;
+    if (victim === null || this.#clock.now < this.#readmitAt || (this.#network.acceptsAnyone && this.#stormy)) return;
+    const lost = [...victim.disk.groups].map(([group, image]) => ({ group, replica: image.replica }));
+    this.#crash(victim);
+    this.#network.forget(victim.id);
+    victim.disk = new Disk<State>();
+    victim.damaged.clear();
+    this.#victim = null;
+    this.#start(victim);
+    for (const { group, replica } of lost) this.#operator.replace(group, replica, victim.id, this.#chance.yes(0.5));
+  }
+
+  #nodeOf(group: GroupId, replica: ReplicaId): SimNode | undefined {
+    const home = this.#operator.home(group, replica);
+    return home === undefined ? undefined : this.#nodes.get(home);
+  }
+
+  /** The disks of the mutants. */
+  #brokenDisk(node: SimNode): DiskFaults<State> {
+    const mutant = this.#mutant;
+    return {
+      reportsEarly: (writes) => mutant === 'count-before-sync' && writes.length > 0 && writes.every(({ group }) => node.host?.isLeader(group) === true),
+      unsyncedWrites: mutant === 'skip-sync' ? 8 : 0,
+      afterCrash: (image) => {
+        if (mutant === 'vote-twice') image.hardState = { ...image.hardState, vote: 0 };
+      },
+    };
+  }
+}
+
+function votersOnly(voters: readonly ReplicaId[]): ConfState {
+  return { voters, votersOutgoing: [], learners: [], learnersNext: [], autoLeave: false };
+}
+
+function founded(replica: ReplicaId, conf: ConfState): DiskGroup<State> {
+  return new DiskGroup<State>({ replica, conf, ...FOUNDED, state: EMPTY_STATE });
+}
