@@ -31,7 +31,7 @@ type JsonObject = Readonly<Record<string, unknown>>;
 const POLICY_CONFIG: Readonly<Record<Strategy, readonly string[]>> = {
   last_n: ['limit', 'target_ratio', 'pin'],
   skip_parts: ['limit', 'skip_kinds', 'target_ratio', 'pin'],
-  manual: ['target_ratio', 'pin'],
+  manual: ['pin'],
 };
 
 const PUT_FIELDS = ['token_budget', 'trigger_ratio', 'policy', 'metadata', 'model'] as const;

@@ -27,15 +27,17 @@ const text = { type: 'string', minLength: 1 } as const;
 const anyObject = { type: 'object', additionalProperties: true } as const;
 const instant = { type: 'string', format: 'date-time', description: 'RFC 3339, UTC, milliseconds.' } as const;
 
-const policyConfig = {
+const targetRatio = {
   target_ratio: { ...ratio, default: DEFAULT_TARGET_RATIO, description: 'Share of token_budget that a compaction cuts to; at most trigger_ratio.' },
+} as const;
+const pin = {
   pin: { ...flag, default: true, description: 'Keep leading system messages and a replacement until everything else is gone.' },
-};
+} as const;
 const limit = { type: 'integer', minimum: 1, maximum: LIMIT_MAX, default: DEFAULT_LIMIT } as const;
 const skipKinds = { type: 'array', minItems: 1, maxItems: SKIP_KINDS_MAX, items: text, default: ['tool', 'reasoning'] } as const;
 
 function policy(strategy: string, config: Schema): Schema {
-  return closed({ strategy: { type: 'string', enum: [strategy] }, config: closed({ ...config, ...policyConfig }, []) }, ['strategy']);
+  return closed({ strategy: { type: 'string', enum: [strategy] }, config: closed({ ...config, ...pin }, []) }, ['strategy']);
 }
 
 function closed(properties: Schema, required: readonly string[] = Object.keys(properties)): Schema {
@@ -67,7 +69,7 @@ export const COMPONENTS: readonly (Schema & { readonly $id: string })[] = [
   },
   {
     $id: 'Policy',
-    oneOf: [policy('last_n', { limit }), policy('skip_parts', { limit, skip_kinds: skipKinds }), policy('manual', {})],
+    oneOf: [policy('last_n', { limit, ...targetRatio }), policy('skip_parts', { limit, skip_kinds: skipKinds, ...targetRatio }), policy('manual', {})],
     examples: [EXAMPLE_POLICY],
   },
   {
@@ -214,7 +216,7 @@ export const OPERATIONS = {
     summary: 'The newest messages, oldest first',
     query: OPERATION_QUERY.getTail,
     success: { 200: closed({ messages: { type: 'array', items: REFERENCE('Message') } }) },
-    errors: READ_ERRORS,
+    errors: [...READ_ERRORS, 'payload_too_large'],
   }),
   getMessages: describe({
     id: 'getMessages',

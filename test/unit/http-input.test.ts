@@ -105,6 +105,7 @@ const BAD: readonly [string, Request, number, string, string?][] = [
   ['policy with an unknown config key', put('{"policy":{"strategy":"last_n","config":{"limits":5}}}'), 400, 'invalid_request', 'policy.config.limits'],
   ['skip_kinds for last_n', put('{"policy":{"strategy":"last_n","config":{"skip_kinds":["tool"]}}}'), 400, 'invalid_request', 'policy.config.skip_kinds'],
   ['limit for manual', put('{"policy":{"strategy":"manual","config":{"limit":5}}}'), 400, 'invalid_request', 'policy.config.limit'],
+  ['target_ratio for manual', put('{"policy":{"strategy":"manual","config":{"target_ratio":0.5}}}'), 400, 'invalid_request', 'policy.config.target_ratio'],
   ['policy limit 0', put('{"policy":{"strategy":"last_n","config":{"limit":0}}}'), 400, 'invalid_request', 'policy.config.limit'],
   ['policy limit 10001', put('{"policy":{"strategy":"last_n","config":{"limit":10001}}}'), 400, 'invalid_request', 'policy.config.limit'],
   ['empty skip_kinds', put('{"policy":{"strategy":"skip_parts","config":{"skip_kinds":[]}}}'), 400, 'invalid_request', 'policy.config.skip_kinds'],
