@@ -9,18 +9,29 @@ import { join } from 'node:path';
 /** 'soft': refuse new data, everything else goes on. 'hard': stop writing. */
 export type SpaceState = 'ok' | 'soft' | 'hard';
 
+export interface SpaceOptions {
+  readonly freeSoftBytes: number;
+  readonly freeHardBytes: number;
+  /** 0: no ballast. */
+  readonly ballastBytes: number;
+}
+
 const POLL_MS = 1000;
 const STEP_BYTES = 1024 * 1024;
 
 export class SpaceWatch {
   state: SpaceState = 'ok';
   freeBytes = 0;
+  /** What the data takes on disk, without what is still only in LevelDB's log. */
+  dataBytes = 0;
   private readonly directory: string;
   private readonly ballast: string;
-  private readonly options: { readonly freeSoftBytes: number; readonly freeHardBytes: number; readonly ballastBytes: number };
+  private readonly options: SpaceOptions;
+  private readonly sizeOfData: () => Promise<number>;
   private timer: NodeJS.Timeout | null = null;
 
-  constructor(directory: string, options: { readonly freeSoftBytes: number; readonly freeHardBytes: number; readonly ballastBytes: number }) {
+  constructor(directory: string, options: SpaceOptions, sizeOfData: () => Promise<number>) {
+    this.sizeOfData = sizeOfData;
     this.directory = directory;
     this.ballast = join(directory, 'ballast');
     this.options = options;
@@ -32,7 +43,9 @@ export class SpaceWatch {
     await this.layBallast();
     this.timer = setInterval(() => {
       // A disk that cannot even be asked is no place to write to.
-      this.measure().catch(() => (this.state = 'hard'));
+      this.measure().catch(() => {
+        if (this.timer !== null) this.state = 'hard';
+      });
     }, POLL_MS);
     this.timer.unref();
   }
@@ -47,6 +60,7 @@ export class SpaceWatch {
     this.freeBytes = disk.bavail * disk.bsize;
     const { freeSoftBytes, freeHardBytes } = this.options;
     this.state = this.freeBytes < freeHardBytes ? 'hard' : this.freeBytes < freeSoftBytes ? 'soft' : 'ok';
+    this.dataBytes = await this.sizeOfData();
   }
 
   async releaseBallast(): Promise<void> {

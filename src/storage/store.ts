@@ -89,6 +89,8 @@ export interface StorageStats {
   readonly stalledMs: number;
   readonly level0Files: number;
   readonly freeBytes: number;
+  /** What the data takes on disk, about a second ago. */
+  readonly sizeBytes: number;
   readonly scrubbedRows: number;
 }
 
@@ -126,7 +128,7 @@ export class Storage implements HostStorage {
     this.sweeper = new Sweeper(db, this.writer, (group, slot) => this.groupStores.get(group)?.record.slot === slot);
     this.cache = new CacheBudget(options.entryCacheGroupBytes, options.entryCacheBytes);
     this.scrub = new Scrub(db, { rowsPerSecond: options.scrubRowsPerSecond, group: (id) => this.groupStores.get(id), onDamage: (group, reason) => this.damage(group, reason) });
-    this.space = new SpaceWatch(directory, options);
+    this.space = new SpaceWatch(directory, options, () => db.approximateSize(Uint8Array.of(0), Uint8Array.of(0xff)));
   }
 
   /**
@@ -259,7 +261,11 @@ export class Storage implements HostStorage {
 
   write(groups: readonly GroupWrite[], done: (error: Error | null) => void): void {
     if (this.isWriting) throw new Error('a write is in flight: the host waits for it before the next');
-    this.isWriting = true;
+    const { failure } = this.writer;
+    if (failure !== null) {
+      setImmediate(() => done(failure));
+      return;
+    }
     const changes: GroupChange[] = [];
     let rideRows = RIDE_ROWS_MIN;
     for (const write of groups) {
@@ -270,6 +276,7 @@ export class Storage implements HostStorage {
     }
     for (const store of this.dirty) changes.push(store.change(null));
     this.dirty.clear();
+    this.isWriting = true;
     this.writer.submit({
       bytes: 0,
       encode: (sink) => {
@@ -365,11 +372,17 @@ export class Storage implements HostStorage {
     return new StateSnapshot(this.db, store, (reason) => this.damage(group, reason));
   }
 
-  /** Receives a snapshot beside the group's current state. A staged one that was not made current is given up. */
-  stage(group: GroupId): StagedSnapshot {
+  /** The staged snapshot will not be made current: its rows may go. */
+  discardStaged(group: GroupId): void {
     const store = this.group(group);
     if (store.staged !== null) this.sweeper.addSlot(group, store.staged.slot);
     store.staged = null;
+  }
+
+  /** Receives a snapshot beside the group's current state. A staged one that was not made current is given up. */
+  stage(group: GroupId): StagedSnapshot {
+    this.discardStaged(group);
+    const store = this.group(group);
     return new StagedSnapshot(store, this.newSlot(group), this.writer, this.sweeper);
   }
 
@@ -385,6 +398,11 @@ export class Storage implements HostStorage {
     return this.space.releaseBallast();
   }
 
+  /** Approximate bytes of all tables on disk; what is still in the write buffer does not count. */
+  sizeBytes(): Promise<number> {
+    return this.db.approximateSize(Uint8Array.of(0), Uint8Array.of(255));
+  }
+
   stats(): StorageStats {
     const { batches, rows, bytes, lastBatchMs, batchStartedAt } = this.writer.stats;
     return {
@@ -395,6 +413,7 @@ export class Storage implements HostStorage {
       stalledMs: batchStartedAt === 0 ? 0 : performance.now() - batchStartedAt,
       level0Files: Number(this.db.getProperty('leveldb.num-files-at-level0')),
       freeBytes: this.space.freeBytes,
+      sizeBytes: this.space.dataBytes,
       scrubbedRows: this.scrub.rows,
     };
   }
