@@ -121,6 +121,8 @@ function withRun(runs: readonly Stripped[], run: Stripped): readonly Stripped[] 
   const last = runs[runs.length - 1];
   const before = Math.max(run.before, last?.before ?? 0);
   const same = last !== undefined && last.kinds.length === run.kinds.length && last.kinds.every((kind, i) => kind === run.kinds[i]);
+  // Within one turn the first run stands, and with it what it took out: a late result cannot bring its call back.
+  if (same && before === last.before) return runs;
   const next = [...(same ? runs.slice(0, -1) : runs), { ...run, before }];
   const [first, second] = next;
   if (next.length <= RUNS_MAX || first === undefined || second === undefined) return next;
