@@ -35,5 +35,8 @@ export function compactionTarget(storage: HostStorage, group: GroupId, raft: Raf
     wanted = Math.max(wanted, slowest + 1);
   }
   const target = Math.min(wanted, storage.durableApplied(group) + 1);
-  return target - status.firstIndex >= limits.compactEntriesMin ? target : 0;
+  if (target <= status.firstIndex) return 0;
+  // Few but large entries are worth it as well: the bound is in bytes.
+  const worthwhile = target - status.firstIndex >= limits.compactEntriesMin || storage.logBytes(group) > keep;
+  return worthwhile ? target : 0;
 }

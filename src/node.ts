@@ -19,7 +19,7 @@ import { foundingConf, foundingTopology, encodeTopology, replicaOn, type Topolog
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
 import { buildApp } from './http/app.ts';
-import type { Logger } from './log.ts';
+import type { LogFields, Logger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
 import { createMetrics, type Metrics, type NodeSample } from './metrics.ts';
 import { DamageError } from './storage/checksum.ts';
@@ -33,6 +33,8 @@ const TICK_MS = 50;
 const WATCH_MS = 1000;
 /** Handing over all leaderships before a stop takes a few round trips; after this long the stop goes on without. */
 const HANDOVER_MS = 3000;
+/** Readiness is looked at this often for the log. */
+const READINESS_MS = 500;
 const SCRUB_ROWS_PER_SECOND = 2000;
 /** A clock this far from the median of its peers would stamp messages with a wrong time. */
 const CLOCK_SKEW_MS_MAX = 5000;
@@ -65,6 +67,7 @@ export class Node {
   private nodesByGroup: ReadonlyMap<ReplicaId, NodeId>[] = [];
   private topology: Topology | null = null;
   private stopped = false;
+  private saidReadiness = '';
   /** Asked for once a second: LevelDB answers asynchronously. */
   private storageBytes = 0;
   private closing = false;
@@ -115,7 +118,7 @@ export class Node {
       ledger,
       keys: this.keys,
       tls: null,
-      log: linkLog(logger),
+      log: linkLog(logger, 'peer'),
       events: {
         onFrame: (from, frame) => this.host.receive(from, frame),
         onRequest: (_from, kind, body, reply) => this.onRequest(kind, body, reply),
@@ -174,7 +177,9 @@ export class Node {
     this.closing = true;
     this.health.drain();
     await this.handOver();
-    await this.app?.close();
+    // The server closes only when peers' links are gone too, and requests under way still need those.
+    const serverClosed = this.app?.close();
+    await this.waitUntil(() => this.router.pending === 0, this.config.requestTimeoutMs);
     await this.founding?.close();
     this.coordinator?.close();
     this.health.close();
@@ -183,6 +188,7 @@ export class Node {
     this.receiver.close();
     await this.sender.close();
     await this.links.close();
+    await serverClosed;
     this.host.stop();
     await this.counter.close();
     await this.storage.close();
@@ -198,7 +204,7 @@ export class Node {
       seeds: config.clusterSeeds,
       keys: this.keys,
       tls: null,
-      log: linkLog(logger),
+      log: linkLog(logger, 'founding'),
       onFounded: (record) => void this.onFounded(record).catch(this.fatal),
       fatal: this.fatal,
     });
@@ -223,9 +229,7 @@ export class Node {
       throw new StartError(`cannot listen on ${config.host}:${config.port}: ${error instanceof Error ? error.message : String(error)} (FASTPACA_HOST, PORT)`);
     }
     logger.info({ type: 'listening', host: config.host, port: config.port, advertise: this.address(), node: identity.name, generation: identity.generation }, 'listening');
-    if (this.keys.openFounding && config.clusterSize > 1) {
-      logger.warn({ type: 'open_founding' }, 'no FASTPACA_CLUSTER_SECRET or FASTPACA_API_KEY: any node that reaches this port can take part in founding');
-    }
+    this.timers.push(setInterval(() => this.sayReadiness(), READINESS_MS));
     this.links.open();
     await this.founding.open();
   }
@@ -327,8 +331,22 @@ export class Node {
   }
 
   private async handOver(): Promise<void> {
-    const deadline = Date.now() + HANDOVER_MS;
-    while ((this.coordinator?.handOver() ?? 0) > 0 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20));
+    await this.waitUntil(() => (this.coordinator?.handOver() ?? 0) === 0, HANDOVER_MS);
+  }
+
+  private async waitUntil(condition: () => boolean, timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    while (!condition() && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+
+  /** Says why the node is not ready whenever the reason changes, so that the log alone explains a start that hangs. */
+  private sayReadiness(): void {
+    const { ready, status, reason } = this.health.ready();
+    const line = ready ? 'ready' : `not ready: ${reason ?? status}`;
+    if (line === this.saidReadiness) return;
+    this.saidReadiness = line;
+    if (ready) this.logger.info({ type: 'readiness', status }, line);
+    else this.logger.warn({ type: 'readiness', status, reason }, line);
   }
 
   /** False when a node's clock is far from the median of all clocks this node can see; with two clocks nobody can say. */
@@ -400,11 +418,14 @@ async function openStorage(config: Config, hooks: { onError: (error: Error) => v
   }
 }
 
-/** Links and founding log what happened in words; the node's log wants a type. */
-function linkLog(logger: Logger): { info(fields: object, message: string): void; warn(fields: object, message: string): void } {
-  const typed = (fields: object, message: string) => ({ type: message.replaceAll(' ', '_'), ...fields });
+/** Links and founding say what happened in words; the log wants a fixed `type` too, and its `node` is this one. */
+function linkLog(logger: Logger, type: 'peer' | 'founding'): { info(fields: object, message: string): void; warn(fields: object, message: string): void } {
+  const told = (fields: object): LogFields => {
+    const { node, ...rest } = { node: undefined, ...fields };
+    return node === undefined ? { type, ...rest } : { type, peer: node, ...rest };
+  };
   return {
-    info: (fields, message) => logger.info(typed(fields, message), message),
-    warn: (fields, message) => logger.warn(typed(fields, message), message),
+    info: (fields, message) => logger.info(told(fields), message),
+    warn: (fields, message) => logger.warn(told(fields), message),
   };
 }

@@ -43,6 +43,8 @@ export class Router {
   /** Where a group's leader was last heard to be, for groups without a replica here. */
   private readonly hints = new Map<GroupId, NodeId>();
   private readonly waiting = new Map<GroupId, (() => void)[]>();
+  /** Proposals and reads under way for callers of this node. */
+  private underWay = 0;
   private readonly ticker: ReturnType<typeof setInterval>;
 
   constructor(host: RaftHost, network: PeerNetwork, options: RouterOptions) {
@@ -58,6 +60,11 @@ export class Router {
   close(): void {
     clearInterval(this.ticker);
     for (const group of [...this.waiting.keys()]) this.wake(group);
+  }
+
+  /** Calls whose answers are still awaited; a stopping node lets them finish before it cuts its links. */
+  get pending(): number {
+    return this.underWay;
   }
 
   /** True if this node has a replica of the group. */
@@ -92,11 +99,13 @@ export class Router {
   propose(group: GroupId, command: Uint8Array, urgency: Urgency): Promise<unknown> {
     return new Promise((resolve, reject) => {
       let settled = false;
+      this.underWay++;
       /** A try is under way whose fate is not known. */
       let pending = false;
       const finish = (error: ApiError | null, reply: unknown): void => {
         if (settled) return;
         settled = true;
+        this.underWay--;
         clearTimeout(timer);
         if (error === null) resolve(reply);
         else reject(error);
@@ -136,8 +145,10 @@ export class Router {
   barrier(group: GroupId): Promise<void> {
     return new Promise((resolve, reject) => {
       let settled = false;
+      this.underWay++;
       const timer = setTimeout(() => {
         settled = true;
+        this.underWay--;
         reject(noLeader(group));
       }, this.options.timeoutMs);
       const attempt = (): void => {
@@ -146,6 +157,7 @@ export class Router {
           if (settled) return;
           if (index < 0) return this.wait(group, attempt);
           settled = true;
+          this.underWay--;
           clearTimeout(timer);
           resolve();
         });

@@ -26,6 +26,8 @@ export interface PeerRoute {
 
 export interface AppDeps extends RouteDeps {
   readonly peerRoutes?: readonly PeerRoute[];
+  /** More routes between nodes, of other shapes (snapshots). */
+  readonly mount?: (app: FastifyInstance) => void;
 }
 
 /** Time for the request line and headers, and for the whole request with its body. */
@@ -83,6 +85,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   const metricsAuth = bearerAuth(config.metricsToken === null ? [] : [config.metricsToken]);
   app.register(async (node) => mountNodeRoutes(node, deps, metricsAuth.check));
   app.register(async (peers) => mountPeerRoutes(peers, deps.peerRoutes ?? []));
+  deps.mount?.(app);
   let document: Buffer | null = null;
   app.get('/openapi.json', { schema: { hide: true } }, (_request, reply) => {
     document ??= toJson(app.swagger());

@@ -212,25 +212,50 @@ describe('three nodes', () => {
   });
 });
 
-describe('a damaged replica', () => {
-  test('a flipped byte in a table file takes the replica out with a clear line, and the group goes on', async () => {
+describe('damage', () => {
+  async function clusterWithData(): Promise<{ cluster: ClusterProcesses; contexts: string[] }> {
     const cluster = await ClusterProcesses.start(3);
+    const contexts = await createContexts(cluster.node(0).url, 'rot', 8);
+    for (const id of contexts) for (let i = 0; i < 20; i++) assert.equal((await append(cluster.node(0).url, id, `${i} ${'y'.repeat(3000)}`, `rot-${i}`)).status, 201);
+    return { cluster, contexts };
+  }
+
+  test('a flipped bit in a table takes the replica out with a clear line, and the group goes on', async () => {
+    const { cluster, contexts } = await clusterWithData();
     try {
       const url = cluster.node(0).url;
-      const contexts = await createContexts(url, 'rot', 8);
-      for (const id of contexts) for (let i = 0; i < 20; i++) assert.equal((await append(url, id, `${i} ${'y'.repeat(3000)}`, `rot-${i}`)).status, 201);
       const victim = cluster.node(1);
+      // Opening moves what the write-ahead log holds into tables.
       await victim.kill('SIGTERM');
-      await flipByteOfText(victim.dir, 'y'.repeat(200));
       victim.start();
       await victim.ready();
-      // Reading everything through the damaged node either finds the damage or is answered from sound replicas.
+      await victim.kill('SIGTERM');
+      await flipByteOfText(victim.dir, /\.ldb$/, 'y'.repeat(200));
+      victim.start();
+      await victim.ready();
       await until('the damage to be found', async () => {
         for (const id of contexts) await call(`${victim.url}/v1/contexts/${id}/messages?consistency=stale`);
-        return /damage/.test(await victim.logTail());
+        return /"type":"damage"/.test(await victim.logTail());
       });
-      for (const id of contexts) assert.equal((await texts(url, id)).length, 20);
+      const groups = (await call(`${victim.url}/v1/cluster`)).json['groups'] as { state: string }[];
+      assert.equal(groups.filter((group) => group.state === 'damaged').length, 1);
+      for (const id of contexts) assert.equal((await texts(victim.url, id)).length, 20, 'the damaged node answers from sound replicas');
       assert.equal((await append(url, contexts[0] ?? '', 'still here', 'after')).status, 201);
+    } finally {
+      await cluster.stop();
+    }
+  });
+
+  test('a flipped bit in the write-ahead log refuses the start with a clear line, and the others go on', async () => {
+    const { cluster, contexts } = await clusterWithData();
+    try {
+      const victim = cluster.node(1);
+      await victim.kill('SIGKILL');
+      await flipByteOfText(victim.dir, /\.log$/, 'y'.repeat(200));
+      victim.start();
+      assert.deepEqual(await victim.exited(), { code: 2, signal: null });
+      assert.match(await victim.logTail(), /is damaged at byte \d+/);
+      for (const id of contexts) assert.equal((await texts(cluster.node(2).url, id)).length, 20);
     } finally {
       await cluster.stop();
     }
@@ -238,8 +263,8 @@ describe('a damaged replica', () => {
 });
 
 /** Flips one bit inside the first occurrence of `text` in the node's LevelDB files. */
-async function flipByteOfText(dir: string, text: string): Promise<void> {
-  const files = (await readdir(dir, { recursive: true })).filter((name) => /\.(ldb|log)$/.test(name));
+async function flipByteOfText(dir: string, pattern: RegExp, text: string): Promise<void> {
+  const files = (await readdir(dir, { recursive: true })).filter((name) => pattern.test(name));
   for (const name of files) {
     const file = await open(join(dir, name), 'r+');
     try {

@@ -183,8 +183,13 @@ export class ClusterProcesses {
   /** Starts all nodes and waits until each is ready. */
   static async start(count: number, env: Record<string, string> = {}): Promise<ClusterProcesses> {
     const cluster = await ClusterProcesses.create(count, env);
-    for (const node of cluster.nodes) node.start();
-    await cluster.ready();
+    try {
+      for (const node of cluster.nodes) node.start();
+      await cluster.ready();
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
     return cluster;
   }
 
