@@ -12,6 +12,8 @@
  * listing of {"type":"file"} entries does not count as attachments.
  */
 import type { NewMessage, PartInfo } from '../contexts/types.ts';
+import { ApiError } from '../errors.ts';
+import { CountingError } from '../tokens/counter.ts';
 import type { MessageDraft, PartDraft } from './messages.ts';
 
 /** What an image, file, recording or video counts: about a 1024x1024 image with today's models. */
@@ -36,7 +38,7 @@ interface Plan {
 /**
  * Completes drafts with the tokens of every part. Parts are counted even where the client gave a `token_count`:
  * skip_parts scales that by the estimated share that stays.
- * `model` '' means the counter's default. Rejects as the counter does (overloaded).
+ * `model` '' means the counter's default. Rejects with ApiError overloaded when too much text waits to be counted.
  */
 export function estimate(drafts: readonly MessageDraft[], counter: TextCounter, model: string): NewMessage[] | Promise<NewMessage[]> {
   const plan: Plan = { texts: [], fixed: [] };
@@ -44,7 +46,13 @@ export function estimate(drafts: readonly MessageDraft[], counter: TextCounter, 
   if (plan.texts.length === 0) return complete(drafts, plan.fixed, []);
   const counts = counter.count(model, plan.texts);
   if (Array.isArray(counts)) return complete(drafts, plan.fixed, counts);
-  return counts.then((late) => complete(drafts, plan.fixed, late));
+  return counts.then(
+    (late) => complete(drafts, plan.fixed, late),
+    (error: unknown) => {
+      if (error instanceof CountingError && error.reason === 'overloaded') throw new ApiError('overloaded', error.message);
+      throw error;
+    },
+  );
 }
 
 /** Each part adds one text and one fixed figure. */

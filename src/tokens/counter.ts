@@ -6,7 +6,6 @@
 import { Worker } from 'node:worker_threads';
 import { Encoding } from '../contexts/tokens.ts';
 import { RankTable } from '../contexts/tokens-table.ts';
-import { ApiError } from '../errors.ts';
 import { encodingOf } from './models.ts';
 import type { EncodingName } from './models.ts';
 import type { CountAnswer, CountRequest } from './worker.ts';
@@ -24,6 +23,17 @@ const CACHE_ENTRIES = 32_768;
 export interface TokenCounterOptions {
   /** Model whose encoding counts where `count` is given ''. */
   readonly defaultModel: string;
+}
+
+/** Why texts could not be counted. `overloaded`: too much is waiting, try later. `failed`: the worker broke or is closed. */
+export class CountingError extends Error {
+  readonly reason: 'overloaded' | 'failed';
+
+  constructor(reason: 'overloaded' | 'failed', message: string) {
+    super(message);
+    this.name = 'CountingError';
+    this.reason = reason;
+  }
 }
 
 interface Pending {
@@ -65,7 +75,7 @@ export class TokenCounter {
   /**
    * Tokens of each text under the model's encoding (`''`: the default model). An array when the texts are small and the
    * table is there, else a promise of one.
-   * Throws or rejects with ApiError `overloaded` when too much text is waiting, `internal` when the worker broke.
+   * Never throws; the promise rejects with CountingError.
    */
   count(model: string, texts: readonly string[]): number[] | Promise<number[]> {
     let units = 0;
@@ -88,10 +98,10 @@ export class TokenCounter {
   }
 
   #ask(encoding: EncodingName, texts: readonly string[], units: number): Promise<number[]> {
-    if (this.#closed) return Promise.reject(new ApiError('internal', 'the token counter is closed'));
+    if (this.#closed) return Promise.reject(new CountingError('failed', 'the token counter is closed'));
     // A single text larger than the bound may pass alone, so that no legal body is refused for ever.
     if (this.#pendingUnits > 0 && this.#pendingUnits + units > PENDING_UNITS_MAX) {
-      return Promise.reject(new ApiError('overloaded', 'Too much text is waiting to be counted. Retry after a moment.'));
+      return Promise.reject(new CountingError('overloaded', 'Too much text is waiting to be counted. Retry after a moment.'));
     }
     const worker = this.#worker ?? this.#start();
     const request: CountRequest = { id: this.#nextId++, encoding, texts };
@@ -123,7 +133,7 @@ export class TokenCounter {
     this.#pendingUnits -= waiting.units;
     if (this.#pending.size === 0) worker.unref();
     if (answer.failure === null) waiting.resolve([...answer.counts]);
-    else waiting.reject(new ApiError('internal', `Counting tokens failed: ${answer.failure}`));
+    else waiting.reject(new CountingError('failed', `Counting tokens failed: ${answer.failure}`));
   }
 
   /** The next request starts a new worker; those under way are answered with an error, as one of them may be the cause. */
@@ -137,6 +147,6 @@ export class TokenCounter {
     const waiting = [...this.#pending.values()];
     this.#pending.clear();
     this.#pendingUnits = 0;
-    for (const pending of waiting) pending.reject(new ApiError('internal', reason));
+    for (const pending of waiting) pending.reject(new CountingError('failed', reason));
   }
 }
