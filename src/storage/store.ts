@@ -127,7 +127,7 @@ export class Storage implements HostStorage {
     this.facts = new Facts(db, this.writer);
     this.sweeper = new Sweeper(db, this.writer, (group, slot) => this.groupStores.get(group)?.record.slot === slot);
     this.cache = new CacheBudget(options.entryCacheGroupBytes, options.entryCacheBytes);
-    this.scrub = new Scrub(db, { rowsPerSecond: options.scrubRowsPerSecond, group: (id) => this.groupStores.get(id), onDamage: (group, reason) => this.damage(group, reason) });
+    this.scrub = new Scrub(db, { rowsPerSecond: options.scrubRowsPerSecond, groups: this.groupStores, onDamage: (group, reason) => this.damage(group, reason) });
     this.space = new SpaceWatch(directory, options, () => db.approximateSize(Uint8Array.of(0), Uint8Array.of(0xff)));
   }
 
