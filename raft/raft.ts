@@ -630,6 +630,7 @@ export class Raft {
       // A joining replica. Replaying the log would start from a membership it was never told, since the founding one
       // is in no entry: it takes state and membership together, from a snapshot, however short the log is.
       this.#fetchSnapshot = { from: append.from, index: 1 };
+      this.#refuse(append, 0, 0);
       return;
     }
     if (append.index < this.#log.commit) {
@@ -645,11 +646,15 @@ export class Raft {
     }
     // Skip in one step everything that cannot agree: all our terms above the leader's at that place.
     const hint = this.#log.findConflictByTerm(Math.min(append.index, this.#log.lastIndex()), append.logTerm);
+    this.#refuse(append, hint.index, hint.term);
+  }
+
+  #refuse(append: Message, hintIndex: number, hintTerm: number): void {
     const answer = this.#compose(MessageType.appendResponse, append.from);
     answer.index = append.index;
     answer.reject = true;
-    answer.rejectHint = hint.index;
-    answer.logTerm = hint.term;
+    answer.rejectHint = hintIndex;
+    answer.logTerm = hintTerm;
     this.#messagesAfterPersist.push(answer);
   }
 
@@ -748,6 +753,12 @@ export class Raft {
 
   #handleRejection(member: Progress, answer: Message): void {
     const { rejectHint, logTerm } = answer;
+    if (answer.index === 0 && member.match === 0 && member.state === ProgressState.probe) {
+      // Every log agrees at 0: only a joining replica refuses that. It fetches a snapshot by itself; do not send it
+      // entries meanwhile that it must drop.
+      member.becomeSnapshot(Math.max(this.#log.firstIndex() - 1, 1));
+      return;
+    }
     // The follower's log has `logTerm` at the hint: no entry of ours with a later term can be in it up to there.
     const probe = logTerm > 0 ? this.#log.findConflictByTerm(rejectHint, logTerm).index : rejectHint;
     if (!member.backOff(answer.index, probe)) return;
