@@ -19,7 +19,8 @@ import type { Command, ContextConfig, ContextEvent, ContextHeader, NewMessage, O
 export const MESSAGES_MAX = 1000;
 /** Leading system messages that can be pinned; further ones are ordinary messages. */
 export const LEADING_MAX = 64;
-const TOKENS_MAX = 1_000_000_000;
+/** Of one message: sums over any log that fits a disk stay exact integers. */
+const TOKENS_MAX = 100_000_000;
 const KEY_UNITS_MAX = 256;
 const DIGEST_BYTES_MAX = 64;
 

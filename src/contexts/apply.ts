@@ -10,6 +10,8 @@ import { encodeHeader } from './rows.ts';
 import type { Command, ContextHeader, Outcome, Rows } from './types.ts';
 
 const CONTEXT_UNITS_MAX = 256;
+/** The last millisecond that can be written as a date. */
+const STAMP_MAX = 8_640_000_000_000_000;
 
 /**
  * Applies `command`. `stampMs` is the larger of the group's last stamp and the proposer's clock, in milliseconds since
@@ -32,7 +34,7 @@ export function apply(rows: Rows, stampMs: number, command: Command): Outcome {
 }
 
 function validStamp(stampMs: number): number {
-  return Number.isSafeInteger(stampMs) && stampMs > 0 ? stampMs : 0;
+  return Number.isSafeInteger(stampMs) && stampMs > 0 && stampMs <= STAMP_MAX ? stampMs : 0;
 }
 
 /** Ends the context: reads go on, writes are refused. A second one changes nothing. */

@@ -51,7 +51,7 @@ const commands: fc.Arbitrary<Command[]> = fc.tuple(
     fc.oneof(
       { weight: 12, arbitrary: fc.array(anyMessage, { minLength: 1, maxLength: 5 }).map((messages) => append(messages)) },
       { weight: 1, arbitrary: anyPut },
-      { weight: 1, arbitrary: fc.tuple(fc.array(anyMessage, { maxLength: 3 }), fc.nat(120)).map(([r, keepFromSeq]) => compact(r, { keepFromSeq })) },
+      { weight: 2, arbitrary: fc.tuple(fc.array(anyMessage, { maxLength: 3 }), fc.nat(30)).map(([r, keepFromSeq]) => compact(r, { keepFromSeq })) },
     ),
     { maxLength: 40 },
   ),

@@ -186,7 +186,11 @@ describe('skip_parts', () => {
     assert.equal(rows.shown(), '1[0],2,3,4[1]');
     rows.run(append([tool('a')]));
     assert.equal(rows.shown(), '1[0],2,3,4[1]');
-    assert.equal(rows.head.window.count, 4);
+    // Also where no compaction is due that would take the sums anew.
+    rows.run(put({ tokenBudget: 1000 }));
+    rows.run(append([tool('a')]));
+    assert.equal(rows.shown(), '1[0],2,3,4[1]');
+    assert.deepEqual([rows.head.window.count, rows.head.window.tokens], [4, 71]);
   });
 
   it('then drops the oldest like last_n', () => {
