@@ -372,10 +372,10 @@ export class RaftHost {
     if (done.snapshot !== null) {
       this.stats.snapshotsInstalled += 1;
       replica.installing = replica.next?.snapshot !== null && replica.next !== null;
-      raft.appliedTo(done.snapshot.index);
       this.#ports.machine.restored(replica.group, done.snapshot);
       replica.proposals.jumped(done.snapshot.index);
-      replica.reads.applied(done.snapshot.index);
+      // Behind it there may be a second snapshot already; then Raft counts neither as applied yet.
+      replica.reads.applied(raft.applied);
       if (replica.hasBacklog) this.#applying.push(replica);
     }
     if (done.compactTo !== 0) raft.compactedTo(done.compactTo);

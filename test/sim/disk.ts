@@ -127,15 +127,15 @@ interface Batch<S> {
 
 /** What survives a process: the images, and what a lying disk would take back. */
 export class Disk<S> {
-  /** Counts the opens of this disk, as peers remember it. */
-  generation = 0;
+  /** A nonce for every open of this disk, so that peers can tell whether it is the disk they last spoke with. */
+  opens: number[] = [];
   groups = new Map<GroupId, DiskGroup<S>>();
   /** Images before the last writes, oldest first; only filled when the disk is told to lie. */
   undo: Map<GroupId, DiskGroup<S>>[] = [];
 
   copy(): Disk<S> {
     const copy = new Disk<S>();
-    copy.generation = this.generation;
+    copy.opens = this.opens.slice();
     for (const [group, image] of this.groups) copy.groups.set(group, image.copy());
     return copy;
   }

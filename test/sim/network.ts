@@ -1,6 +1,6 @@
 /**
  * A modelled network: frames are lost, doubled, delayed and overtaken; links are cut in one direction or reset; nodes
- * whose disk was wiped or rolled back are refused, by the generation that every peer remembers.
+ * whose disk was wiped or rolled back are refused, by the opens of it that every peer remembers.
  */
 import type { NodeId } from '../../raft/types.ts';
 import type { Chance, Clock } from './clock.ts';
@@ -14,12 +14,6 @@ export interface Weather {
 }
 
 export const CLEAR: Weather = { drop: 0, duplicate: 0, slow: 0 };
-
-/** A process as peers see it: the generation is counted on its disk, the nonce is drawn at every start. */
-export interface Identity {
-  readonly generation: number;
-  readonly nonce: number;
-}
 
 const DELAY_MS = 0.5;
 const SPREAD_MS = 2;
@@ -37,8 +31,8 @@ export class Network {
   /** Counts resets of a pair; frames of an earlier count are gone. */
   readonly #resets = new Map<string, number>();
   readonly #buffered = new Map<string, number>();
-  /** What every peer durably remembers of a node. */
-  readonly #seen = new Map<NodeId, Identity>();
+  /** What every peer durably remembers of a node: its latest open, by count and nonce. */
+  readonly #seen = new Map<NodeId, { readonly generation: number; readonly nonce: number }>();
 
   constructor(clock: Clock, chance: Chance, acceptsAnyone: boolean) {
     this.#clock = clock;
@@ -46,11 +40,16 @@ export class Network {
     this.acceptsAnyone = acceptsAnyone;
   }
 
-  /** True if peers let a node with this identity in; then they remember it. */
-  introduces(node: NodeId, identity: Identity): boolean {
+  /**
+   * True if peers let in a node whose disk was opened with these nonces; then they remember the last one. The latest
+   * open they know of must be among them: comparing generations alone would admit a rolled-back disk as soon as it
+   * was opened often enough.
+   */
+  introduces(node: NodeId, opens: readonly number[]): boolean {
     const seen = this.#seen.get(node);
-    const known = seen === undefined || identity.generation > seen.generation || (identity.generation === seen.generation && identity.nonce === seen.nonce);
-    if (known) this.#seen.set(node, identity);
+    const known = seen === undefined || opens[seen.generation - 1] === seen.nonce;
+    if (known) this.#seen.set(node, { generation: opens.length, nonce: opens.at(-1) ?? 0 });
+    else this.counts.refused += 1;
     return known || this.acceptsAnyone;
   }
 

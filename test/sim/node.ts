@@ -13,7 +13,7 @@ import type { DiskFaults } from './disk.ts';
 import { Disk, MemoryStorage } from './disk.ts';
 import type { History, State } from './history.ts';
 import { EMPTY_STATE, Violation } from './history.ts';
-import type { Identity, Network } from './network.ts';
+import type { Network } from './network.ts';
 
 /** Small limits, so that every one of them is met in a short run. */
 export const SMALL_LIMITS: Omit<HostOptions, 'node' | 'random'> = {
@@ -44,7 +44,6 @@ const CHUNK_TRIES = 3;
 interface Life {
   readonly host: RaftHost;
   readonly storage: MemoryStorage<State>;
-  readonly identity: Identity;
   readonly states: Map<GroupId, State>;
   /** Refused by its peers: it runs, but nobody listens. */
   readonly outcast: boolean;
@@ -73,11 +72,10 @@ export class SimNode {
   start(honest: boolean): void {
     const { clock, chance, network, history } = this.#world;
     const { disk } = this;
-    disk.generation += 1;
-    const identity = { generation: disk.generation, nonce: chance.int(0, 2 ** 31) };
+    disk.opens.push(chance.int(0, 2 ** 31));
     const storage = new MemoryStorage<State>(disk, (work) => clock.after(this.#diskMs(), work), this.#world.diskFaults?.(this) ?? null);
     const host = new RaftHost({ ...SMALL_LIMITS, node: this.id, random: chance.float }, this.#ports(storage));
-    const life: Life = { host, storage, identity, states: new Map(), outcast: !network.introduces(this.id, identity) };
+    const life: Life = { host, storage, states: new Map(), outcast: !network.introduces(this.id, disk.opens) };
     this.life = life;
     for (const [group, image] of disk.groups) {
       if (image.rotten !== 0) this.damaged.add(group);
@@ -85,7 +83,7 @@ export class SimNode {
       if (honest && this.#world.checksReopen) history.reopened(group, image);
       this.hostGroup(group);
     }
-    this.#world.trace(() => `${this.id} starts, generation ${identity.generation}${life.outcast ? ', refused by its peers' : ''}`);
+    this.#world.trace(() => `${this.id} starts, open ${disk.opens.length}${life.outcast ? ', refused by its peers' : ''}`);
     clock.after(chance.float() * 50, () => this.#tick(life));
   }
 

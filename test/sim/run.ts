@@ -60,9 +60,11 @@ class Run {
   readonly #faults: Record<string, number> = {};
   /** Probability per tick of each kind of fault in this run. */
   readonly #odds: Readonly<Record<'crash' | 'restart' | 'cut' | 'partition' | 'reset' | 'slowDisk' | 'pause' | 'transfer' | 'campaign' | 'move' | 'loss', number>>;
-  #backup: { node: SimNode; disk: Disk<State>; generation: number } | null = null;
+  #backup: { node: SimNode; disk: Disk<State> } | null = null;
   /** The one node whose disk lost something and is not made whole yet. */
   #victim: SimNode | null = null;
+  /** The replicas it had, which are void. */
+  #lost: readonly { readonly group: GroupId; readonly replica: ReplicaId }[] = [];
   #readmitAt = 0;
   #proposals = 0;
   #stormy = true;
@@ -285,7 +287,7 @@ class Run {
     }
     if (chance.yes(odds.move * 2)) this.#move(group);
     if (chance.yes(odds.loss * 2)) this.#lose(node, group);
-    if (this.#backup === null && node.life !== null) this.#backup = { node, disk: node.disk.copy(), generation: node.disk.generation };
+    if (this.#backup === null && node.life !== null) this.#backup = { node, disk: node.disk.copy() };
   }
 
   #count(fault: string): void {
@@ -363,8 +365,9 @@ class Run {
       this.#world.trace(() => `${node.id} group ${group}: entry ${image.rotten} rots`);
       return;
     }
+    const lost = [...node.disk.groups].map(([at, { replica }]) => ({ group: at, replica }));
     const backup = this.#backup;
-    if (kind === 2 && backup !== null && backup.node === node && backup.generation < node.disk.generation) {
+    if (kind === 2 && backup !== null && backup.node === node && backup.disk.opens.length < node.disk.opens.length) {
       this.#count('rollbacks');
       this.#crash(node);
       node.crash(false);
@@ -378,6 +381,7 @@ class Run {
       node.disk = wiped;
     }
     this.#victim = node;
+    this.#lost = lost;
     node.damaged.clear();
     this.#world.trace(() => `${node.id} lost its disk`);
     this.#start(node);
@@ -409,14 +413,13 @@ class Run {
     }
     const victim = this.#victim;
     if (victim === null || this.#clock.now < this.#readmitAt || (this.#network.acceptsAnyone && this.#stormy)) return;
-    const lost = [...victim.disk.groups].map(([group, image]) => ({ group, replica: image.replica }));
     this.#crash(victim);
     this.#network.forget(victim.id);
     victim.disk = new Disk<State>();
     victim.damaged.clear();
     this.#victim = null;
     this.#start(victim);
-    for (const { group, replica } of lost) this.#operator.replace(group, replica, victim.id, this.#chance.yes(0.5));
+    for (const { group, replica } of this.#lost) this.#operator.replace(group, replica, victim.id, this.#chance.yes(0.5));
   }
 
   #nodeOf(group: GroupId, replica: ReplicaId): SimNode | undefined {
