@@ -90,8 +90,10 @@ export class Sweeper {
           this.timer = null;
           if (this.isBusy) this.schedule();
         },
-        // The writer reports its own failure; what is left is found again at the next open.
-        () => undefined,
+        // The writer reports its own failure; what is left is found again at the next open. Anything else is a bug.
+        (error: unknown) => {
+          if (this.writer.failure === null) throw error;
+        },
       );
     }, STEP_MS);
     this.timer.unref();
@@ -106,7 +108,9 @@ export class Sweeper {
     const dead = this.deadSlots[0];
     if (dead === undefined) return;
     if (this.isLive(dead.group, dead.slot)) throw new Error(`slot ${dead.slot} of group ${dead.group} is live and was to be swept`);
-    const keys = await this.db.keys({ gte: slotKey(dead.space, dead.group, dead.slot), lt: slotKey(dead.space, dead.group, dead.slot + 1), limit: STEP_ROWS }).all();
+    const range = { gte: slotKey(dead.space, dead.group, dead.slot), lt: slotKey(dead.space, dead.group, dead.slot + 1), limit: STEP_ROWS };
+    // Garbage that cannot even be read stays until a later open: it hurts nobody.
+    const keys = await this.db.keys(range).all().catch(() => []);
     if (keys.length === 0) this.deadSlots.shift();
     else await this.writer.run(keys.length * STEP_ROW_BYTES, (sink) => keys.forEach((key) => sink.del(key)), 'bulk');
   }

@@ -158,6 +158,27 @@ describe('storage snapshots', () => {
     await storage.close();
   });
 
+  it('a new transfer does not touch the snapshot that a write is just making current', async () => {
+    const staged = receiver.stage(GROUP);
+    for (const chunk of await chunksOf(snapshot)) await staged.write(chunk);
+    await staged.finish(meta);
+    const done = write(receiver, { snapshot: meta, hardState: HARD_STATE });
+    const next = receiver.stage(GROUP);
+    await done;
+    await next.abort();
+    const before = receiver.stats().rows;
+    // The rows of the old state and its log go; each step of the sweeper is a write.
+    const deadline = Date.now() + 10_000;
+    while (receiver.stats().rows < before + 2) {
+      assert.ok(Date.now() < deadline, 'the old state was not swept in time');
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    assertNew(receiver);
+    await receiver.close();
+    receiver = await Storage.open(join(root, 'receiver'));
+    assertNew(receiver);
+  });
+
   it('refuses damaged, foreign, repeated and missing chunks, and goes on with the right one', async () => {
     const [first, second, third] = await chunksOf(snapshot);
     assert.ok(first !== undefined && second !== undefined && third !== undefined);
