@@ -1,0 +1,60 @@
+/** The documents say what the code does: the catalogue of errors, the calls, the variables, the links between pages. */
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync } from 'node:fs';
+import { test } from 'node:test';
+import { VARIABLES } from '../../src/config.ts';
+import type { Variable } from '../../src/config.ts';
+import { ERROR_STATUS } from '../../src/errors.ts';
+import { OPERATION_QUERY } from '../../src/http/schemas.ts';
+import { startApp } from './http-double.ts';
+
+const ROOT = new URL('../../', import.meta.url);
+const page = (path: string): string => readFileSync(new URL(path, ROOT), 'utf8');
+
+test('docs/api/rest.md lists exactly the error codes of the catalogue, with their status', () => {
+  const section = page('docs/api/rest.md').split('\n## Errors\n')[1] ?? '';
+  const listed = [...section.matchAll(/^\| (\d{3}) \| `([a-z_]+)` \|/gm)].map(([, status, code]) => [code, Number(status)]);
+  assert.deepEqual(Object.fromEntries(listed), { ...ERROR_STATUS });
+  assert.equal(listed.length, Object.keys(ERROR_STATUS).length, 'a code is listed twice');
+});
+
+test('docs/api/rest.md lists exactly the calls that exist, with their success statuses', async (t) => {
+  const { app } = await startApp();
+  t.after(() => app.close());
+  const documented = [...page('docs/api/rest.md').matchAll(/^\| `([A-Z]+) (\/\S+)` \| ([\d, ]+) \|$/gm)].map(([, method, path, statuses]) => `${method} ${path} ${statuses}`);
+  const openapi: { paths: Record<string, Record<string, { responses: Record<string, unknown> }>> } = (await app.inject('/openapi.json')).json();
+  const existing = Object.entries(openapi.paths).flatMap(([path, calls]) =>
+    Object.entries(calls).map(([method, { responses }]) => {
+      const health = path.startsWith('/health');
+      const statuses = Object.keys(responses).filter((status) => Number(status) < 400 || health);
+      return `${method.toUpperCase()} ${path.replace('{id}', ':id')} ${statuses.join(', ')}`;
+    }),
+  );
+  assert.deepEqual(documented.sort(), [...existing, 'GET /openapi.json 200'].sort());
+});
+
+test('docs/api/rest.md names every query parameter where it may be used', () => {
+  const text = page('docs/api/rest.md');
+  const section = { getContext: '', getTail: '/tail', getMessages: '/messages', getWindow: '/context' } as const;
+  for (const [operation, names] of Object.entries(OPERATION_QUERY)) {
+    const suffix = Object.entries(section).find(([name]) => name === operation)?.[1];
+    const part = text.split(`### GET /v1/contexts/:id${suffix}\n`)[1]?.split('\n### ')[0] ?? '';
+    for (const name of names) assert.ok(part.includes(`\`${name}\``), `${operation}: ${name}`);
+  }
+});
+
+test('docs/operations/configuration.md lists every variable once, with its default and meaning', () => {
+  const listed = [...page('docs/operations/configuration.md').matchAll(/^\| `([A-Z_]+)` \| (?:`([^`]*)`)? ?\| (.*) \|$/gm)].map(([, name, value, meaning]) => ({ name, value: value ?? '', meaning }));
+  const known = Object.entries<Variable>(VARIABLES).map(([name, { defaultText, meaning }]) => ({ name, value: defaultText, meaning }));
+  const byName = (a: { name: string | undefined }, b: { name: string | undefined }): number => String(a.name).localeCompare(String(b.name));
+  assert.deepEqual(listed.sort(byName), known.sort(byName));
+});
+
+test('links between pages lead somewhere', () => {
+  for (const from of ['README.md', 'CHANGELOG.md', 'docs/GLOSSARY.md', 'docs/api/rest.md', 'docs/operations/configuration.md']) {
+    for (const [, target = ''] of page(from).matchAll(/\]\(([^)#]+)[^)]*\)/g)) {
+      if (target.startsWith('http')) continue;
+      assert.ok(existsSync(new URL(target, new URL(from, ROOT))), `${from} links to ${target}`);
+    }
+  }
+});
