@@ -5,12 +5,17 @@
  *
  * Bound: a piece longer than SLICE_BYTES of UTF-8 is cut between code points into slices of at most that, counted one by
  * one. Up to there counts are exact; beyond (a megabyte of one letter) each cut adds at most a few tokens, and the cost
- * stays O(n log SLICE_BYTES) where exact merging would be quadratic or worse.
+ * stays O(n log SLICE_BYTES) where exact merging would be quadratic or worse. Texts of more than STRETCH_UNITS (only under
+ * a raised message limit) go to the pattern in stretches, cut between words; without words, a cut may add a token or two.
  */
 import { BYTE_BIAS, HASH_FACTOR } from './tokens-table.ts';
 import type { RankTable } from './tokens-table.ts';
 
 export const SLICE_BYTES = 16_384;
+/** The pattern sees no more than this at once: on tens of millions of ideographs in a row its engine runs out of stack. */
+const STRETCH_UNITS = 1024 * 1024;
+/** How far back from there a harmless place to cut is looked for. */
+const STRETCH_SEARCH_UNITS = 16_384;
 /** Up to here scanning all neighbours for the lowest rank beats keeping a heap. */
 const SCAN_BYTES_MAX = 96;
 /** Pieces of more UTF-16 units are rare enough to merge anew each time. */
@@ -67,8 +72,19 @@ export class Encoding {
     this.#length = 0;
   }
 
-  /** Number of tokens of `text`; lone surrogates count as U+FFFD. */
+  /** Number of tokens of `text`; lone surrogates count as U+FFFD. Never throws. */
   count(text: string): number {
+    if (text.length <= STRETCH_UNITS) return this.#stretch(text);
+    let tokens = 0;
+    for (let start = 0; start < text.length; ) {
+      const end = stretchEnd(text, start);
+      tokens += this.#stretch(text.slice(start, end));
+      start = end;
+    }
+    return tokens;
+  }
+
+  #stretch(text: string): number {
     const pattern = this.#pattern;
     let tokens = 0;
     let start = 0;
@@ -271,6 +287,24 @@ export class Encoding {
     heap[at] = moved;
     return lowest;
   }
+}
+
+/**
+ * Where a stretch from `start` ends: at a space between two ASCII letters if one is near, since every encoding starts a
+ * piece there; else anywhere but within a surrogate pair.
+ */
+function stretchEnd(text: string, start: number): number {
+  const limit = start + STRETCH_UNITS;
+  if (limit >= text.length) return text.length;
+  for (let at = limit; at > limit - STRETCH_SEARCH_UNITS; at--) {
+    if (text.charCodeAt(at) === 0x20 && isLetter(text.charCodeAt(at - 1)) && isLetter(text.charCodeAt(at + 1))) return at;
+  }
+  return (text.charCodeAt(limit) & 0xfc00) === 0xdc00 ? limit - 1 : limit;
+}
+
+function isLetter(unit: number): boolean {
+  const lower = unit | 0x20;
+  return lower >= 0x61 && lower <= 0x7a;
 }
 
 /** A string of its own with the same units. */

@@ -11,10 +11,10 @@ import type { EncodingName } from './models.ts';
 import type { CountAnswer, CountRequest } from './worker.ts';
 
 /**
- * UTF-16 units one call counts on this thread. Worst case (random letters, ideographs) is 5 MB of UTF-8 a second on a
- * slow core: under 10 ms.
+ * UTF-16 units one call counts on this thread. Worst case (random characters of rare scripts, none of them a token) is
+ * 3 MB of UTF-8 a second on a busy core: under 10 ms.
  */
-const SYNC_UNITS_MAX = 16_384;
+const SYNC_UNITS_MAX = 8192;
 /** Units waiting for the worker; beyond, requests are refused with `overloaded` rather than queued in memory. */
 const PENDING_UNITS_MAX = 64 * 1024 * 1024;
 /** Pieces remembered per generation and encoding: a few MB. */

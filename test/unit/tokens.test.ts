@@ -83,6 +83,15 @@ test('pieces above the slice are the sum of their slices, cut between characters
   assert.equal(O200K.ours.count(wide + wide), 2 * O200K.ours.count(wide));
 });
 
+test('texts of many megabytes neither fail nor change at the cuts between words', () => {
+  const words = 'some words in a row '.repeat(200_000);
+  const one = O200K.ours.count('some words in a row ');
+  // The last space stands alone; all others belong to the word behind them.
+  assert.equal(O200K.ours.count(words), 200_000 * (one - 1) + 1);
+  assert.ok(O200K.ours.count('中'.repeat(12 << 20)) > 0);
+  assert.equal(O200K.ours.count('😀'.repeat((1 << 20) + 1)), O200K.ours.count('😀'.repeat(1 << 19)) * 2 + O200K.ours.count('😀'));
+});
+
 test('a table from another thread reads the same, and anything else is refused', () => {
   const built = buildRankTable(gpt2.bpe_ranks, (bytes) => new SharedArrayBuffer(bytes));
   const again = new Encoding(gpt2.pat_str, new RankTable(built.buffer), 16);
