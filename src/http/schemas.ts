@@ -6,6 +6,7 @@
 import type { FastifySchema } from 'fastify';
 import { ERROR_STATUS } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
+import { ID_BYTES_MAX, MESSAGES_MAX, PART_TYPE_BYTES_MAX, PARTS_MAX, ROLE_BYTES_MAX, TOKEN_COUNT_MAX } from '../ingest/messages.ts';
 import {
   DEFAULT_LIMIT,
   DEFAULT_TARGET_RATIO,
@@ -44,7 +45,7 @@ function closed(properties: Schema, required: readonly string[] = Object.keys(pr
   return { type: 'object', additionalProperties: false, properties, required };
 }
 
-const part = { type: 'object', properties: { type: text }, required: ['type'], additionalProperties: true } as const;
+const part = { type: 'object', properties: { type: { type: 'string', maxLength: PART_TYPE_BYTES_MAX } }, required: ['type'], additionalProperties: true } as const;
 
 const EXAMPLE_MESSAGE = { role: 'user', parts: [{ type: 'text', text: 'Where is my order?' }] };
 const EXAMPLE_STORED = { seq: 1, version: 1, ...EXAMPLE_MESSAGE, token_count: 5, metadata: {}, inserted_at: '2026-01-05T09:30:00.000Z' };
@@ -111,11 +112,11 @@ export const COMPONENTS: readonly (Schema & { readonly $id: string })[] = [
     $id: 'NewMessage',
     ...closed(
       {
-        role: { type: 'string', minLength: 1, maxLength: 64 },
-        parts: { type: 'array', items: part },
+        role: { type: 'string', minLength: 1, maxLength: ROLE_BYTES_MAX },
+        parts: { type: 'array', maxItems: PARTS_MAX, items: part },
         metadata: anyObject,
-        token_count: { ...count, description: 'Used verbatim in place of an estimate.' },
-        id: { type: 'string', description: "The client's own id; at most 256 bytes." },
+        token_count: { ...count, maximum: TOKEN_COUNT_MAX, description: 'Used verbatim in place of an estimate.' },
+        id: { type: 'string', maxLength: ID_BYTES_MAX, description: "The client's own id." },
         seq: { description: 'Ignored.' },
         version: { description: 'Ignored.' },
         inserted_at: { description: 'Ignored.' },
@@ -204,7 +205,7 @@ export const OPERATIONS = {
     body: {
       oneOf: [
         closed({ message: REFERENCE('NewMessage'), if_version: count }, ['message']),
-        closed({ messages: { type: 'array', minItems: 1, maxItems: 1000, items: REFERENCE('NewMessage') }, if_version: count }, ['messages']),
+        closed({ messages: { type: 'array', minItems: 1, maxItems: MESSAGES_MAX, items: REFERENCE('NewMessage') }, if_version: count }, ['messages']),
       ],
       examples: [{ message: EXAMPLE_MESSAGE }, { messages: [EXAMPLE_MESSAGE], if_version: 0 }],
     },
@@ -258,7 +259,7 @@ export const OPERATIONS = {
     body: {
       ...closed(
         {
-          replacement: { type: 'array', maxItems: 1000, items: REFERENCE('NewMessage') },
+          replacement: { type: 'array', maxItems: MESSAGES_MAX, items: REFERENCE('NewMessage') },
           if_version: count,
           keep_from_seq: { type: 'integer', minimum: 1, description: 'Live messages from here on stay behind the replacement; moved back rather than split a unit.' },
         },
