@@ -42,6 +42,8 @@ export interface NodeHello {
   readonly founded: PublicRecord | null;
   /** Digest of the record it has promised, or null. Stays set after founding. */
   readonly promised: string | null;
+  /** Why it can never found, or null. */
+  readonly blocked: string | null;
   readonly known: readonly KnownAddress[];
 }
 
@@ -100,6 +102,7 @@ export function decodeNodeHello(value: unknown): NodeHello {
   const fields = objectAt(value, 'hello');
   const founded = fields['founded'];
   const promised = fields['promised'];
+  const blocked = fields['blocked'];
   return {
     name: textAt(fields, 'name'),
     storeId: textAt(fields, 'storeId'),
@@ -109,6 +112,7 @@ export function decodeNodeHello(value: unknown): NodeHello {
     clusterSize: countAt(fields, 'clusterSize'),
     founded: founded === null ? null : decodePublicRecord(founded),
     promised: promised === null ? null : stringOf(promised, 'promised'),
+    blocked: blocked === null ? null : stringOf(blocked, 'blocked'),
     known: listAt(fields, 'known').map((entry, i) => {
       const known = objectAt(entry, `known[${i}]`);
       return { name: textAt(known, 'name'), address: textAt(known, 'address') };
