@@ -58,10 +58,11 @@ export function settle(input: CutInput): WindowState {
     if (units.count > config.policy.limit) shortenNewestUnit(items, units);
   }
   const spanMax = config.policy.strategy === 'manual' ? Number.MAX_SAFE_INTEGER : SPAN_MAX;
-  let next = describe({ items, units, window, lastSeq, spanMax });
+  const strippedBefore = runs.reduce((before, run) => Math.max(before, run.before), 0);
+  let next = describe({ items, units, window, lastSeq, spanMax, strippedBefore });
   while (next.pinned.length + next.excluded.length > DESCRIPTOR_MAX || lastSeq - next.firstSeq >= spanMax) {
     if (!units.dropOlderHalf()) break;
-    next = describe({ items, units, window, lastSeq, spanMax });
+    next = describe({ items, units, window, lastSeq, spanMax, strippedBefore });
   }
   if (items.some((item) => !item.hidden && !units.keeps(item))) changed = true;
   const lowest = next.pinned[0] ?? next.firstSeq;
@@ -147,28 +148,40 @@ interface DescribeInput {
   readonly window: WindowState;
   readonly lastSeq: number;
   readonly spanMax: number;
+  /** Where the runs of skip_parts end. */
+  readonly strippedBefore: number;
+}
+
+/**
+ * Whether an item must be named if the live part holds its seq. One that is hidden behind the runs of skip_parts, as a
+ * late result of a call they took out, would be shown again once that call and its run are gone.
+ */
+function mustName({ units, strippedBefore }: DescribeInput, item: WindowItem): boolean {
+  if (item.gone || units.isDropped(item.unit)) return true;
+  return item.hidden && item.place >= strippedBefore && !units.needs(item);
 }
 
 /** The shortest descriptor of the items that are kept. */
-function describe({ items, units, window, lastSeq, spanMax }: DescribeInput): WindowState {
+function describe(input: DescribeInput): WindowState {
+  const { items, units, window } = input;
   let tokens = 0;
   let count = 0;
   const inLog: number[] = [];
   const inReplacement: number[] = [];
   for (const item of items) {
-    if (!units.keeps(item)) continue;
+    if (!units.needs(item)) continue;
     tokens += item.tokens;
-    count++;
+    if (!item.hidden) count++;
     if (item.place > 0) inLog.push(item.place);
     else inReplacement.push(-item.place % REPLACEMENT_SPAN);
   }
-  const firstSeq = bestFirstSeq({ items, units, window, lastSeq, spanMax }, inLog.length);
+  const firstSeq = bestFirstSeq(input, inLog.length);
   return {
     ...window,
     ...describeReplacement(window, inReplacement),
     firstSeq,
     pinned: inLog.filter((seq) => seq < firstSeq),
-    excluded: leftOut({ items, units, window, lastSeq, spanMax }, firstSeq),
+    excluded: leftOut(input, firstSeq),
     tokens,
     count,
   };
@@ -176,9 +189,10 @@ function describe({ items, units, window, lastSeq, spanMax }: DescribeInput): Wi
 
 /**
  * Where the live part starts so that the fewest seqs need naming: those kept before it, and those from it on that are
- * not. Messages that skip_parts hides need no naming: reading finds that out again.
+ * not. Units that skip_parts hides whole need no naming: reading finds that out again.
  */
-function bestFirstSeq({ items, units, window, lastSeq, spanMax }: DescribeInput, keptCount: number): number {
+function bestFirstSeq(input: DescribeInput, keptCount: number): number {
+  const { items, units, window, lastSeq, spanMax } = input;
   let best = lastSeq + 1;
   let cost = keptCount;
   let bestCost = cost;
@@ -190,8 +204,8 @@ function bestFirstSeq({ items, units, window, lastSeq, spanMax }: DescribeInput,
       continue;
     }
     at--;
-    if (units.keeps(item)) cost--;
-    else if (item.gone || units.isDropped(item.unit)) cost++;
+    if (units.needs(item)) cost--;
+    else if (mustName(input, item)) cost++;
     if (cost < bestCost) {
       best = seq;
       bestCost = cost;
@@ -201,7 +215,8 @@ function bestFirstSeq({ items, units, window, lastSeq, spanMax }: DescribeInput,
 }
 
 /** Seqs from `firstSeq` on that are not in the window, hidden ones aside. */
-function leftOut({ items, units, window, lastSeq }: DescribeInput, firstSeq: number): number[] {
+function leftOut(input: DescribeInput, firstSeq: number): number[] {
+  const { items, window, lastSeq } = input;
   const out: number[] = [];
   let at = items.length - 1;
   for (let seq = lastSeq; seq >= Math.max(firstSeq, window.firstSeq); seq--) {
@@ -211,7 +226,7 @@ function leftOut({ items, units, window, lastSeq }: DescribeInput, firstSeq: num
       continue;
     }
     at--;
-    if (item.gone || units.isDropped(item.unit)) out.push(seq);
+    if (mustName(input, item)) out.push(seq);
   }
   return out.reverse();
 }

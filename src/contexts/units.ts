@@ -243,6 +243,14 @@ export class UnitSet {
     return !item.hidden && !item.gone && this.#dropped[item.unit] !== true;
   }
 
+  /**
+   * Whether the descriptor must keep the item: it is shown, or it is hidden but tied to one that is shown, which needs
+   * it to tell what became of a pair.
+   */
+  needs(item: WindowItem): boolean {
+    return !item.gone && this.#dropped[item.unit] !== true && (this.#count[item.unit] ?? 0) > 0;
+  }
+
   isDropped(unit: number): boolean {
     return this.#dropped[unit] === true;
   }

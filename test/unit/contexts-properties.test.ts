@@ -53,7 +53,7 @@ const commands: fc.Arbitrary<Command[]> = fc.tuple(
       { weight: 1, arbitrary: anyPut },
       { weight: 2, arbitrary: fc.tuple(fc.array(anyMessage, { maxLength: 3 }), fc.nat(30)).map(([r, keepFromSeq]) => compact(r, { keepFromSeq })) },
     ),
-    { maxLength: 40 },
+    { maxLength: 40, size: 'max' },
   ),
 ).map(([first, rest]) => [first, ...rest]);
 
@@ -190,7 +190,7 @@ describe('windows of generated conversations', () => {
 
   it('one batch or one by one: the same seqs, versions and pairs', () => {
     fc.assert(
-      fc.property(fc.array(anyMessage, { minLength: 1, maxLength: 40 }), (messages) => {
+      fc.property(fc.array(anyMessage, { minLength: 1, maxLength: 40, size: 'max' }), (messages) => {
         const batch = new MemoryRows();
         const single = new MemoryRows();
         for (const rows of [batch, single]) rows.run(put({ tokenBudget: 100_000 }));
@@ -203,7 +203,7 @@ describe('windows of generated conversations', () => {
   });
 
   it('last_n is what a list would do', () => {
-    const plain = fc.record({ system: fc.nat(3), tokens: fc.array(fc.integer({ min: 1, max: 60 }), { maxLength: 60 }), limit: fc.integer({ min: 1, max: 15 }) });
+    const plain = fc.record({ system: fc.nat(3), tokens: fc.array(fc.integer({ min: 1, max: 60 }), { maxLength: 60, size: 'max' }), limit: fc.integer({ min: 1, max: 15 }) });
     fc.assert(
       fc.property(plain, ({ system, tokens, limit }) => {
         const rows = new MemoryRows();
