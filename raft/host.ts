@@ -44,7 +44,7 @@ export interface HostOptions extends PeerLimits, CompactionLimits {
   readonly compactTicks: number;
   /** A ReadIndex round unanswered for this long is asked again. */
   readonly readRetryTicks: number;
-  /** When a link drops, the groups led from there campaign within 1 to this many ticks, so that they do not all collide. */
+  /** When a link drops, replicas of the groups led from there campaign this many ticks apart, so that votes are not split. */
   readonly linkDownSpreadTicks: number;
   /** A write in flight for this long means a disk that hangs: this node hands its leaderships to others. */
   readonly writeStallTicks: number;
@@ -316,7 +316,8 @@ export class RaftHost {
         for (const { replica: member } of raft.status().progress) if (directory.node(group, member) === node) raft.reportUnreachable(member);
       } else if (raft.leader !== 0 && directory.node(group, raft.leader) === node) {
         raft.forgetLeader();
-        raft.campaignWithin(1 + Math.floor(this.#options.random() * this.#options.linkDownSpreadTicks));
+        const rank = directory.successorRank?.(group, node) ?? this.#options.random();
+        raft.campaignWithin(1 + Math.floor(rank * this.#options.linkDownSpreadTicks));
         this.#mark(replica);
       }
     }

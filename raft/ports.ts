@@ -73,6 +73,11 @@ export interface SnapshotFetcher {
 export interface Directory {
   /** The node hosting `replica` of `group`, or undefined while unknown. */
   node(group: GroupId, replica: ReplicaId): NodeId | undefined;
+  /**
+   * This node's place in the line of those that could take over `group` from the node just lost: 0 campaigns at once,
+   * the others only if nobody before them succeeds. Absent: chance decides, and two may split the votes.
+   */
+  successorRank?(group: GroupId, lost: NodeId): number;
 }
 
 export interface HostPorts {

@@ -12,6 +12,7 @@ import { Founding } from './cluster/founding.ts';
 import { Health } from './cluster/health.ts';
 import { IdentityError, openIdentity, PeerLedger, type OpenedIdentity } from './cluster/identity.ts';
 import { PEER_PATH, PeerLinks } from './cluster/links.ts';
+import { successorRank } from './cluster/placement.ts';
 import { RequestKind, type FoundingRecord } from './cluster/ports.ts';
 import { Router } from './cluster/router.ts';
 import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snapshots.ts';
@@ -68,8 +69,8 @@ export class Node {
   private topology: Topology | null = null;
   private stopped = false;
   private saidReadiness = '';
-  /** Asked for once a second: LevelDB answers asynchronously. */
-  private storageBytes = 0;
+  /** Peers whose disks are below the soft mark. */
+  private readonly lowOnSpace = new Set<NodeId>();
   private closing = false;
 
   /**
@@ -144,7 +145,10 @@ export class Node {
         transport: this.links,
         machine: this.machine,
         snapshots: this.receiver,
-        directory: { node: (group, replica) => this.nodesByGroup[group]?.get(replica) },
+        directory: {
+          node: (group, replica) => this.nodesByGroup[group]?.get(replica),
+          successorRank: (group, lost) => successorRank([...(this.nodesByGroup[group]?.values() ?? [])], group, lost, identity.name),
+        },
         schedule: setImmediate,
         fatal: this.fatal,
         onLeader: (group) => this.router.onLeader(group),
@@ -153,7 +157,7 @@ export class Node {
     this.router = new Router(this.host, this.links, {
       self: identity.name,
       timeoutMs: config.requestTimeoutMs,
-      isReadOnly: () => storage.spaceState !== 'ok',
+      isReadOnly: (group) => this.isReadOnly(group),
       topology: () => this.topology,
       now: Date.now,
     });
@@ -307,8 +311,9 @@ export class Node {
         // A read that fails is not answered: the asking node goes on to the next host.
         this.store.answerRead(body).then(reply, (error: unknown) => this.logger.warn({ type: 'read_failed', err: error }, 'a read for another node failed'));
         return;
-      case RequestKind.topology:
       case RequestKind.status:
+        return reply(Buffer.from(this.storage.spaceState));
+      case RequestKind.topology:
         throw new Error(`request kind ${kind} is not served by this version`);
     }
   }
@@ -316,7 +321,7 @@ export class Node {
   /** The disk and the clock, once a second. */
   private async watch(): Promise<void> {
     if (this.stopped || this.closing) return;
-    this.storageBytes = await this.storage.sizeBytes();
+    this.askForSpace();
     if (!this.isClockTrusted(this.identity.name)) {
       this.logger.error({ type: 'clock_skew' }, `this node's clock is over ${CLOCK_SKEW_MS_MAX} ms from its peers': it gives up its leaderships until the clock is right`);
       this.coordinator?.handOver();
@@ -328,6 +333,25 @@ export class Node {
     await this.storage.releaseBallast();
     await this.handOver();
     this.host.stop();
+  }
+
+  /** A leader takes nothing new while its own disk or a quorum of its group's disks is low. */
+  private isReadOnly(group: GroupId): boolean {
+    if (this.storage.spaceState !== 'ok') return true;
+    if (this.lowOnSpace.size === 0) return false;
+    const hosts = [...(this.nodesByGroup[group]?.values() ?? [])];
+    return hosts.filter((host) => this.lowOnSpace.has(host)).length > hosts.length / 2;
+  }
+
+  /** What isReadOnly needs to know of the others; a node that does not answer counts as it last did. */
+  private askForSpace(): void {
+    for (const name of this.links.up()) {
+      this.links.request(name, RequestKind.status, new Uint8Array(), WATCH_MS, (failure, answer) => {
+        if (failure !== null || answer === null) return;
+        if (Buffer.from(answer).toString() === 'ok') this.lowOnSpace.delete(name);
+        else this.lowOnSpace.add(name);
+      });
+    }
   }
 
   private async handOver(): Promise<void> {
@@ -397,7 +421,7 @@ export class Node {
       streamsOpen: 0,
       streamsEvictedTotal: 0,
       levelZeroFiles: storage.level0Files,
-      storageBytes: this.storageBytes,
+      storageBytes: storage.sizeBytes,
       diskFreeBytes: storage.freeBytes,
     };
   }

@@ -53,3 +53,13 @@ export function spreadLeaders(hostsByGroup: readonly (readonly string[])[]): str
     return best;
   });
 }
+
+/**
+ * The place of `node` in the line of hosts that could take over `group` when `lost` went away; every host computes the
+ * same line, and it begins elsewhere for each group, so that the load of a lost node spreads over the others.
+ */
+export function successorRank(hosts: readonly string[], group: number, lost: string, node: string): number {
+  const line = hosts.filter((host) => host !== lost).sort();
+  const place = line.indexOf(node);
+  return place < 0 ? line.length : (place + group) % line.length;
+}

@@ -50,7 +50,7 @@ export const RequestKind = {
   read: 2,
   /** Change to the topology group, JSON. */
   topology: 3,
-  /** Node status for GET /v1/cluster, JSON. */
+  /** How the node's disk is: no body; the answer is ok, soft or hard. */
   status: 4,
 } as const;
 export type RequestKind = (typeof RequestKind)[keyof typeof RequestKind];

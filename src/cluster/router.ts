@@ -24,8 +24,8 @@ export interface RouterOptions {
   readonly self: NodeId;
   /** A request that has no answer after this long gets 503. */
   readonly timeoutMs: number;
-  /** True while this node's disk is low: it refuses what grows the data. */
-  readonly isReadOnly: () => boolean;
+  /** True while the group's leader, if that is this node, should refuse what grows the data: disks are low. */
+  readonly isReadOnly: (group: GroupId) => boolean;
   readonly topology: () => Topology | null;
   readonly now: () => number;
 }
@@ -176,7 +176,7 @@ export class Router {
   }
 
   private proposeHere(group: GroupId, command: Uint8Array, urgency: Urgency, done: (outcome: WireOutcome) => void): void {
-    if (urgency === 'normal' && this.options.isReadOnly()) return done({ status: 'not_applied', reason: 'read_only', leaderNode: null });
+    if (urgency === 'normal' && this.options.isReadOnly(group)) return done({ status: 'not_applied', reason: 'read_only', leaderNode: null });
     if (group !== TOPOLOGY_GROUP) setStamp(command, this.options.now());
     this.host.propose(group, command, (outcome: ProposeOutcome) => {
       switch (outcome.status) {
@@ -248,5 +248,5 @@ function overloaded(): ApiError {
 }
 
 function readOnly(): ApiError {
-  return new ApiError('read_only', 'The disk of the node that leads this context is low. Reads and deletes go on; free space and retry.', { outcome: 'not_applied' });
+  return new ApiError('read_only', 'Disk space is low on the node that leads this context, or on a quorum of its replicas. Reads and deletes go on; free space and retry.', { outcome: 'not_applied' });
 }

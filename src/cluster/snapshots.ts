@@ -136,6 +136,11 @@ export class SnapshotReceiver implements SnapshotFetcher {
     );
   }
 
+  /** Raft had no use for a finished transfer: nothing of it stays. */
+  discard(group: GroupId): void {
+    this.options.storage.discardStaged(group);
+  }
+
   close(): void {
     this.abort.abort();
   }

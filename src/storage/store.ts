@@ -398,11 +398,6 @@ export class Storage implements HostStorage {
     return this.space.releaseBallast();
   }
 
-  /** Approximate bytes of all tables on disk; what is still in the write buffer does not count. */
-  sizeBytes(): Promise<number> {
-    return this.db.approximateSize(Uint8Array.of(0), Uint8Array.of(255));
-  }
-
   stats(): StorageStats {
     const { batches, rows, bytes, lastBatchMs, batchStartedAt } = this.writer.stats;
     return {
