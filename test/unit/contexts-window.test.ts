@@ -193,6 +193,18 @@ describe('skip_parts', () => {
     assert.deepEqual([rows.head.window.count, rows.head.window.tokens], [4, 71]);
   });
 
+  it('goes on hiding such a result after its call has left the window for good', () => {
+    const rows = created({ tokenBudget: 100, policy: skipping() });
+    rows.run(append([assistant(call('a')), user(40), user(40)]));
+    assert.equal(rows.shown(), '3');
+    rows.run(append([message('tool', [result('a'), text()], { each: 5 })]));
+    rows.run(append([user(40), user(5)]));
+    rows.run(append([user(40)]));
+    const withResult = rows.window(null, true).elements.filter((e) => e.seq === 4 && e.kept === null);
+    assert.deepEqual(withResult, []);
+    assert.equal(rows.head.window.count, rows.window(null, true).elements.length);
+  });
+
   it('then drops the oldest like last_n', () => {
     const rows = created({ tokenBudget: 100, policy: skipping() });
     rows.run(append([assistant(text(), reasoning), ...users(7)]));
