@@ -68,20 +68,6 @@ export function parseMetadataObject(json: string, path: string): Readonly<Record
   return value;
 }
 
-/**
- * JSON merge patch (RFC 7396) of an object: null removes a member, objects merge, anything else replaces.
- * Returns a new object; depth is bounded by the limits on bodies.
- */
-export function mergePatch(target: unknown, patch: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  // A map and not assignment, so that a member called __proto__ is a member like any other.
-  const merged = new Map<string, unknown>(isObject(target) ? Object.entries(target) : []);
-  for (const [key, value] of Object.entries(patch)) {
-    if (value === null) merged.delete(key);
-    else merged.set(key, isObject(value) ? mergePatch(merged.get(key), value) : value);
-  }
-  return Object.fromEntries(merged);
-}
-
 function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
