@@ -702,6 +702,9 @@ export class Raft {
     if (!isMember) return false;
     const needed = !this.#log.matches(snapshot.index, snapshot.term);
     if (needed) {
+      // The source may have moved on to a term not heard of here yet. A log must not end in a term beyond the hard
+      // state's (I6), so the write that makes the snapshot current carries that term too.
+      if (snapshot.term > this.#term) this.#becomeFollower(snapshot.term, NONE);
       this.#log.restore(snapshot);
       this.#members.change(conf, this.#createProgress);
     } else {

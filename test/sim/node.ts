@@ -6,7 +6,7 @@ import type { HostPorts } from '../../raft/ports.ts';
 import { RaftHost } from '../../raft/host.ts';
 import type { HostOptions } from '../../raft/host.ts';
 import { Inbox } from '../../raft/inbox.ts';
-import type { ConfState, Entry, GroupId, NodeId, ReplicaId, SnapshotMeta } from '../../raft/types.ts';
+import type { ConfState, Entry, GroupId, Message, NodeId, ReplicaId, SnapshotMeta } from '../../raft/types.ts';
 import { decodeFrame } from '../../raft/wire.ts';
 import type { Chance, Clock } from './clock.ts';
 import type { DiskFaults } from './disk.ts';
@@ -34,6 +34,8 @@ export interface World {
   readonly diskFaults: ((node: SimNode) => DiskFaults<State>) | null;
   /** Whether a disk that forgot what was promised is itself a violation, or only what follows from it. */
   readonly checksReopen: boolean;
+  /** `message` is about to leave `node`: the moment to crash it if what it promises is not on disk. */
+  leaves(node: SimNode, message: Message): void;
   trace(text: () => string): void;
 }
 
@@ -187,7 +189,9 @@ export class SimNode {
             if (decodeFrame(frame, inbox) !== null) throw new Violation(`${this.id} sent a frame that cannot be decoded`);
             for (let i = 0; i < inbox.messages.length; i++) {
               const message = inbox.messages[i];
-              if (message !== undefined && this.#world.checksReopen) history.sent(inbox.groups[i] ?? 0, message);
+              if (message === undefined) continue;
+              if (this.#world.checksReopen) history.sent(inbox.groups[i] ?? 0, message);
+              this.#world.leaves(this, message);
             }
           }
           network.send(this.id, to, frame.length, () => peer.receive(this.id, life, frame));

@@ -3,6 +3,7 @@
  * stop and everything must converge within a bound. Which faults a run knows, and how often, is part of its seed.
  */
 import type { ConfState, GroupId, NodeId, ReplicaId } from '../../raft/types.ts';
+import { MessageType } from '../../raft/types.ts';
 import { Chance, Clock } from './clock.ts';
 import type { DiskFaults } from './disk.ts';
 import { Disk, DiskGroup } from './disk.ts';
@@ -59,7 +60,7 @@ class Run {
   readonly #groups: GroupId[] = [];
   readonly #faults: Record<string, number> = {};
   /** Probability per tick of each kind of fault in this run. */
-  readonly #odds: Readonly<Record<'crash' | 'restart' | 'cut' | 'partition' | 'reset' | 'slowDisk' | 'pause' | 'transfer' | 'campaign' | 'move' | 'loss', number>>;
+  #odds: Readonly<Record<'crash' | 'restart' | 'cut' | 'partition' | 'reset' | 'slowDisk' | 'pause' | 'transfer' | 'campaign' | 'move' | 'loss' | 'voteCrash' | 'ackCrash', number>>;
   #backup: { node: SimNode; disk: Disk<State> } | null = null;
   /** The one node whose disk lost something and is not made whole yet. */
   #victim: SimNode | null = null;
@@ -82,6 +83,10 @@ class Run {
       directory: { node: (group, replica) => this.#operator.home(group, replica) },
       diskFaults: options.mutant === undefined || options.mutant === 'wiped-votes' ? null : (node) => this.#brokenDisk(node),
       checksReopen: options.mutant === undefined,
+      leaves: (node, { type, reject }) => {
+        const odds = type === MessageType.voteResponse && !reject ? this.#odds.voteCrash : type === MessageType.appendResponse ? this.#odds.ackCrash : 0;
+        if (this.#stormy && odds > 0 && chance.yes(odds)) this.#blink(node);
+      },
       trace: (text) => trace?.(`${this.#clock.now.toFixed(2).padStart(10)} ${text()}`),
     };
     this.#operator = new Operator(this.#world);
@@ -90,10 +95,10 @@ class Run {
     this.#odds = {
       crash: knows(0.02), restart: 0.04, cut: knows(0.03), partition: knows(0.01), reset: knows(0.03), slowDisk: knows(0.01), pause: knows(0.008),
       transfer: knows(0.05), campaign: knows(0.02), move: knows(0.02), loss: knows(0.015),
+      voteCrash: knows(0.02), ackCrash: knows(0.001),
     };
     this.#network.weather = chance.yes(0.8) ? { drop: knows(0.05), duplicate: knows(0.05), slow: knows(0.08) } : CLEAR;
-    if (options.mutant === 'wiped-votes') this.#odds = { ...this.#odds, crash: 0.02, loss: 0.05 };
-    else if (options.mutant !== undefined) this.#odds = { ...this.#odds, crash: 0.05, restart: 0.2 };
+    if (options.mutant !== undefined) this.#provoke(options.mutant);
   }
 
   result(): RunResult {
@@ -282,7 +287,7 @@ class Run {
     if (chance.yes(odds.transfer * 2)) this.#transfer(group);
     if (chance.yes(odds.campaign * 2)) {
       this.#count('campaigns');
-      if (chance.yes(0.5)) node.host?.campaign(group);
+      if (chance.yes(0.5)) this.#duel(group, node, other);
       else node.host?.campaignWithin(group, chance.int(1, 5));
     }
     if (chance.yes(odds.move * 2)) this.#move(group);
@@ -304,6 +309,25 @@ class Run {
       // A process that dies resets its links at once; a machine that dies does not.
       if (this.#chance.yes(0.5)) peer.host?.peerDown(node.id);
     }
+  }
+
+  /** Two candidates at once, which perhaps cannot hear each other. */
+  #duel(group: GroupId, a: SimNode, b: SimNode): void {
+    for (const node of [a, b]) node.host?.campaign(group);
+    if (a === b || this.#chance.yes(0.5)) return;
+    this.#network.cut(a.id, b.id, 500);
+    this.#network.cut(b.id, a.id, 500);
+  }
+
+  /** Crashes right after a message left, and comes back soon. */
+  #blink(node: SimNode): void {
+    const { life } = node;
+    this.#count('blinks');
+    this.#clock.after(0, () => {
+      if (node.life !== life) return;
+      this.#crash(node);
+      this.#clock.after(this.#chance.int(1, 100), () => this.#start(node));
+    });
   }
 
   #start(node: SimNode): void {
@@ -425,6 +449,24 @@ class Run {
   #nodeOf(group: GroupId, replica: ReplicaId): SimNode | undefined {
     const home = this.#operator.home(group, replica);
     return home === undefined ? undefined : this.#nodes.get(home);
+  }
+
+  /** Makes what the mutant does wrong matter: without the right faults it would behave. */
+  #provoke(mutant: Mutant): void {
+    switch (mutant) {
+      case 'wiped-votes':
+        this.#odds = { ...this.#odds, crash: 0.02, loss: 0.05 };
+        return;
+      case 'vote-twice':
+        // Two candidates of one term, and one of them does not hear in time that the other has won.
+        this.#odds = { ...this.#odds, campaign: 0.4, voteCrash: 0.4, pause: 0 };
+        this.#network.weather = { drop: 0.1, duplicate: 0.1, slow: 0.5 };
+        return;
+      case 'skip-sync':
+      case 'count-before-sync':
+        this.#odds = { ...this.#odds, crash: 0.05, restart: 0.2 };
+        return;
+    }
   }
 
   /** The disks of the mutants. */
