@@ -157,6 +157,7 @@ export class RaftHost {
       this.#queueApply(replica, ready.committed);
       for (const state of ready.readStates) replica.reads.answered(state);
       replica.reads.applied(replica.raft.applied);
+      if (replica.reads.wantsRound) this.#mark(replica);
       if (ready.fetchSnapshot !== null) this.#fetch(replica, ready.fetchSnapshot);
       this.#announce(replica);
     }

@@ -44,9 +44,14 @@ export class Reads {
     this.#count += 1;
   }
 
+  /** True if reads wait and no round is under way. */
+  get wantsRound(): boolean {
+    return this.#round === null && this.#arrived.length > 0;
+  }
+
   /** The context of a round to start now, or 0: none is wanted, or one is under way. */
   nextRound(tick: number): number {
-    if (this.#round !== null || this.#arrived.length === 0) return 0;
+    if (!this.wantsRound) return 0;
     this.#context += 1;
     this.#round = { context: this.#context, reads: this.#arrived, startedTick: tick };
     this.#arrived = [];
