@@ -4,12 +4,12 @@
  */
 import { ApiError } from '../errors.ts';
 
-/** Integers up to here are exact, so the fast path needs no big integer. */
+/** Integers up to here are exact and print as they were written (-0 prints as 0, which no reader of JSON tells apart). */
 const DIGITS_ALWAYS_EXACT = 15;
 
 /**
  * Throws ApiError invalid_request, with the path of the first offender below `rootPath`, when JSON text holds an integer
- * that a double cannot hold or a number beyond its range (1e400). Text that is not JSON is left to JSON.parse.
+ * whose digits a double would change or a number beyond its range (1e400). Text that is not JSON is left to JSON.parse.
  */
 export function assertNumbersSurvive(json: string, rootPath: string): void {
   const number = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
@@ -43,7 +43,7 @@ export function assertNumbersSurvive(json: string, rootPath: string): void {
       if (match === null) return;
       if (!survives(match[0], match[1] === undefined && match[2] === undefined)) {
         const where = rootPath + path.map(step).join('');
-        throw new ApiError('invalid_request', `The number ${shown(match[0])} at ${where} does not fit a double and would be changed. Send it as a string.`, { path: where });
+        throw new ApiError('invalid_request', `The number ${shown(match[0])} at ${where} would not come back as it was sent. Send it as a string.`, { path: where });
       }
       at += match[0].length;
     } else {
@@ -76,9 +76,8 @@ function survives(literal: string, isInteger: boolean): boolean {
   if (isInteger && literal.length <= DIGITS_ALWAYS_EXACT) return true;
   const value = Number(literal);
   if (!Number.isFinite(value)) return false;
-  if (!isInteger) return true;
-  // A finite double has at most 309 digits before the point, so the big integers stay small.
-  return BigInt(value) === BigInt(literal);
+  // What counts is the text that comes back: 2^60 fits a double exactly, yet a double prints as 1152921504606847000.
+  return !isInteger || String(value) === literal;
 }
 
 function stringEnd(json: string, start: number): number {

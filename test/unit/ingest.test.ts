@@ -279,6 +279,11 @@ test('numbers a double would change are refused with their path, others pass', (
   assertNumbersSurvive('{"a":[0,-1,1.5e300,9007199254740992,0.1],"b":"9007199254740993","c":{"9007199254740993":1}}', 'metadata');
   assert.equal(refusal(() => assertNumbersSurvive('{"a":1,"b":{"x y":[1,[2],9007199254740993]}}', 'metadata')).path, 'metadata.b.x y[2]');
   assert.equal(refusal(() => assertNumbersSurvive('[[1,2],[{"a":1e400}]]', 'm')).path, 'm[1][0].a');
+  assertNumbersSurvive('[-0,-9007199254740992,123456789012345680000]', 'm');
+  // Exact as doubles, but printed with other digits after a merge patch.
+  for (const literal of ['1152921504606846976', '-1152921504606846976', '1000000000000000000000', '9'.repeat(400)]) {
+    assert.equal(refusal(() => assertNumbersSurvive(`[${literal}]`, 'm')).path, 'm[0]', literal);
+  }
   assert.equal(refusal(() => assertNumbersSurvive(`{"n":-${'9'.repeat(400)}}`, 'm')).path, 'm.n');
   assert.deepEqual(parseMetadataObject('{"a":1}', 'metadata'), { a: 1 });
   assert.equal(refusal(() => parseMetadataObject('[1]', 'metadata')).code, 'invalid_request');
