@@ -97,7 +97,10 @@ export class DiskGroup<S> implements LogReader {
     if (first.index <= this.start || first.index > this.lastIndex() + 1) throw new Error(`entry ${first.index} leaves a gap behind ${this.lastIndex()}`);
     this.log.length = first.index - this.start - 1;
     if (this.rotten >= first.index) this.rotten = 0;
-    for (const entry of entries) this.log.push(entry);
+    for (const entry of entries) {
+      if (entry.index !== this.lastIndex() + 1) throw new Error(`entry ${entry.index} written behind ${this.lastIndex()}`);
+      this.log.push(entry);
+    }
   }
 
   compact(first: number): void {

@@ -158,7 +158,7 @@ export class SimNode {
   #diskMs(): number {
     const { clock, chance } = this.#world;
     const slow = this.slowDiskUntil > clock.now;
-    return slow ? 100 + chance.float() * 500 : 0.5 + chance.float() * 3;
+    return slow ? 100 + chance.float() * 1400 : 0.5 + chance.float() * 3;
   }
 
   /** Runs `work` in this life only, and not while the process is stopped. */

@@ -93,7 +93,7 @@ class Run {
     // Not every run knows every fault: some bugs show only where others do not interfere.
     const knows = (odds: number): number => (chance.yes(0.6) ? odds : 0);
     this.#odds = {
-      crash: knows(0.02), restart: 0.04, cut: knows(0.03), partition: knows(0.01), reset: knows(0.03), slowDisk: knows(0.01), pause: knows(0.008),
+      crash: knows(0.02), restart: 0.04, cut: knows(0.03), partition: knows(0.01), reset: knows(0.03), slowDisk: knows(0.03), pause: knows(0.008),
       transfer: knows(0.05), campaign: knows(0.02), move: knows(0.02), loss: knows(0.015),
       voteCrash: knows(0.02), ackCrash: knows(0.001),
     };

@@ -245,6 +245,38 @@ describe('host: persist, send, apply', () => {
     assert.equal(bench.host.stats.writes, 1);
   });
 
+  it('entries replaced while a write is in flight never reach the disk', () => {
+    const bench = new Bench(THREE);
+    bench.receive(2, { term: 2, index: 1, logTerm: 1, entries: [entry(2, 2)] });
+    bench.turn();
+    // Both come while the first write is under way; the second takes back what the first said.
+    bench.receive(2, { term: 2, index: 2, logTerm: 2, entries: [entry(3, 2), entry(4, 2), entry(5, 2)] });
+    bench.turn();
+    bench.receive(3, { term: 3, index: 2, logTerm: 2, entries: [entry(3, 3, 'new')] });
+    bench.turn();
+    bench.settle();
+    const log = bench.storage.log(GROUP);
+    assert.deepEqual(log.entries(2, log.lastIndex() + 1, 1000).map(({ index, term }) => [index, term]), [[2, 2], [3, 3]]);
+    assert.equal(log.hardState.term, 3);
+  });
+
+  it('what a snapshot overtakes is not applied on top of it', () => {
+    const bench = new Bench(THREE, { applyEntriesMax: 1 });
+    const entries = Array.from({ length: 5 }, (_, i) => entry(i + 2, 2));
+    bench.receive(2, { term: 2, index: 1, logTerm: 1, entries });
+    bench.settle();
+    bench.receive(2, { type: MessageType.heartbeat, term: 2, commit: 6 });
+    bench.step();
+    assert.equal(bench.status().backlog, 4);
+    bench.receive(2, { type: MessageType.snapshot, term: 2, index: 50, logTerm: 2, commit: 50 });
+    // No turn between: the snapshot is taken up in the same one that would go on applying.
+    bench.step();
+    const before = bench.applied.length;
+    bench.settle();
+    assert.deepEqual(bench.applied.slice(before), ['snapshot 50']);
+    assert.equal(bench.storage.durableApplied(GROUP), 50);
+  });
+
   it('a commit alone starts no write, and is on disk a tick later', () => {
     const bench = new Bench(THREE);
     bench.receive(2, { term: 2, index: 1, logTerm: 1, entries: [entry(2, 2)] });
