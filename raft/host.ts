@@ -4,84 +4,26 @@
  * Owns the order of persist, send and apply (`#drain`, the only place); knows no clock, no IO and no state machine.
  */
 import type { GroupWrite, HostPorts } from './ports.ts';
-import type { ConfChange, ConfState, Entry, GroupId, Message, NodeId, Random, RaftStatus, Ready, ReplicaId } from './types.ts';
+import type { ConfChange, ConfState, Entry, GroupId, Message, NodeId, Ready, ReplicaId } from './types.ts';
 import { EntryType } from './types.ts';
-import type { CompactionLimits } from './compaction.ts';
 import { compactionTarget, keepBytes } from './compaction.ts';
 import { decodeConfChange } from './confchange.ts';
 import { Inbox } from './inbox.ts';
-import type { HostStats, PeerLimits } from './peer.ts';
+import type { GroupStatus, HostOptions } from './options.ts';
+import type { HostStats } from './peer.ts';
 import { Peer } from './peer.ts';
 import type { ProposeDone } from './proposals.ts';
 import { Raft } from './raft.ts';
 import type { ReadDone } from './reads.ts';
 import { Reads } from './reads.ts';
 import { HostedReplica } from './replica.ts';
-import { decodeFrame, ListStream } from './wire.ts';
+import { decodeFrame, LIST_SLOTS, ListStream } from './wire.ts';
 
+export type { GroupStatus, HostOptions } from './options.ts';
+export { HOST_DEFAULTS } from './options.ts';
 export type { HostStats } from './peer.ts';
 export type { ProposeDone, ProposeOutcome } from './proposals.ts';
 export type { ReadDone } from './reads.ts';
-
-/** Limits and rhythm of a host. Bytes and ticks; every bound says what happens at it. */
-export interface HostOptions extends PeerLimits, CompactionLimits {
-  readonly node: NodeId;
-  readonly random: Random;
-  readonly electionTicks: number;
-  readonly heartbeatTicks: number;
-  readonly messageBytesMax: number;
-  readonly inflightMessagesMax: number;
-  readonly inflightBytesMax: number;
-  /** Per group, queued and proposed but uncommitted; beyond it proposals are refused as `overloaded`. */
-  readonly uncommittedBytesMax: number;
-  readonly committedBytesMax: number;
-  /** Callers waiting per group, proposals and reads each; beyond it they are refused (`overloaded`, -1). */
-  readonly waitingMax: number;
-  /** Entries and bytes applied in one turn of the event loop; the rest goes on in the next. */
-  readonly applyEntriesMax: number;
-  readonly applyBytesMax: number;
-  /** Ticks between looks at which logs can be compacted. */
-  readonly compactTicks: number;
-  /** A ReadIndex round unanswered for this long is asked again. */
-  readonly readRetryTicks: number;
-  /** When a link drops, replicas of the groups led from there campaign this many ticks apart, so that votes are not split. */
-  readonly linkDownSpreadTicks: number;
-  /** A write in flight for this long means a disk that hangs: this node hands its leaderships to others. */
-  readonly writeStallTicks: number;
-}
-
-/** What production uses; `node` and `random` are the caller's. */
-export const HOST_DEFAULTS: Omit<HostOptions, 'node' | 'random'> = Object.freeze({
-  electionTicks: 12,
-  heartbeatTicks: 2,
-  messageBytesMax: 256 * 1024,
-  inflightMessagesMax: 256,
-  inflightBytesMax: 4 * 1024 * 1024,
-  uncommittedBytesMax: 16 * 1024 * 1024,
-  committedBytesMax: 1024 * 1024,
-  waitingMax: 65_536,
-  applyEntriesMax: 256,
-  applyBytesMax: 1024 * 1024,
-  nodeInflightBytesMax: 32 * 1024 * 1024,
-  frameBytesMax: 1024 * 1024,
-  logKeepBytesMax: 16 * 1024 * 1024,
-  logKeepBytesNodeMax: 1024 * 1024 * 1024,
-  compactEntriesMin: 128,
-  compactTicks: 20,
-  readRetryTicks: 4,
-  linkDownSpreadTicks: 6,
-  writeStallTicks: 20,
-});
-
-/** A group as seen from this node. */
-export interface GroupStatus extends RaftStatus {
-  /** Proposals and reads whose callers wait. */
-  readonly proposalsWaiting: number;
-  readonly readsWaiting: number;
-  /** Committed here, not yet applied. */
-  readonly backlog: number;
-  readonly fetchingSnapshot: boolean;
-}
 
 export class RaftHost {
   readonly stats: HostStats = {
@@ -161,7 +103,8 @@ export class RaftHost {
       if (ready.fetchSnapshot !== null) this.#fetch(replica, ready.fetchSnapshot);
       this.#announce(replica);
     }
-    for (const peer of this.#peers.values()) peer.flush(this.#ticks % this.#options.heartbeatTicks, this.#onUnreachable);
+    const slot = this.#ticks % Math.min(this.#options.heartbeatTicks, LIST_SLOTS);
+    for (const peer of this.#peers.values()) peer.flush(slot, this.#onUnreachable);
     if (this.#writeWanted && this.#writing === null && this.#written === null) this.#write();
     this.#applySome();
 

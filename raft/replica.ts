@@ -4,7 +4,7 @@
  */
 import type { GroupWrite } from './ports.ts';
 import type { Raft } from './raft.ts';
-import type { ConfState, Entry, GroupId, HardState, Message, PersistToken, Ready, ReplicaId, SnapshotMeta } from './types.ts';
+import type { Entry, GroupId, HardState, Message, PersistToken, Ready, ReplicaId, SnapshotMeta } from './types.ts';
 import type { ProposeDone } from './proposals.ts';
 import { Proposals } from './proposals.ts';
 import { Reads } from './reads.ts';
@@ -167,9 +167,4 @@ function appendReplacing(to: Entry[], entries: readonly Entry[]): void {
   while (keep > 0 && (to[keep - 1]?.index ?? 0) >= first.index) keep -= 1;
   to.length = keep;
   for (const entry of entries) to.push(entry);
-}
-
-/** True if `conf` names `replica` in any role. */
-export function isMember(conf: ConfState, replica: ReplicaId): boolean {
-  return conf.voters.includes(replica) || conf.votersOutgoing.includes(replica) || conf.learners.includes(replica) || conf.learnersNext.includes(replica);
 }
