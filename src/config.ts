@@ -40,6 +40,12 @@ export interface Config {
   readonly bodyBytesMax: number;
   readonly depthMax: number;
   readonly requestTimeoutMs: number;
+  /** Requests a minute that one client may make under /v1; null: any number. */
+  readonly rateLimit: number | null;
+  /** Origins whose pages may read the API from a browser, `*` for any; empty: none. */
+  readonly corsOrigins: readonly string[];
+  /** Base URL of an OpenTelemetry collector (OTLP over HTTP); null: no traces. */
+  readonly otlpEndpoint: string | null;
   readonly streamConnectionsMax: number;
   readonly tailKeep: number;
   readonly nodeDeadAfterMs: number;
@@ -94,6 +100,9 @@ export const VARIABLES = {
   FASTPACA_MAX_BODY_BYTES: { defaultText: String(8 * MiB), meaning: 'Largest request body, in bytes.' },
   FASTPACA_MAX_DEPTH: { defaultText: '64', meaning: 'Deepest nesting of objects and arrays in a body.' },
   FASTPACA_REQUEST_TIMEOUT_MS: { defaultText: '5000', meaning: 'How long a request waits for its quorum before it answers 503.' },
+  FASTPACA_RATE_LIMIT: { defaultText: '0', meaning: 'Requests a minute per client under /v1: per API key, else per IP address. 0: no limit.' },
+  FASTPACA_CORS_ORIGINS: { defaultText: '', meaning: 'Comma-separated origins whose pages may read from a browser (GET and OPTIONS), or *. Unset: none.' },
+  OTEL_EXPORTER_OTLP_ENDPOINT: { defaultText: '', meaning: 'Base URL of an OpenTelemetry collector that takes OTLP over HTTP. Unset: no traces.' },
   FASTPACA_STREAM_MAX_CONNECTIONS: { defaultText: '512', meaning: 'Most open streams on this node. No effect in this version.' },
   FASTPACA_TAIL_KEEP: { defaultText: '1000', meaning: 'Messages of a context that stay in hot storage once they are archived. No effect in this version.' },
   FASTPACA_NODE_DEAD_AFTER_MS: { defaultText: '600000', meaning: 'Silence after which a node is replaced if others can take its groups. No effect in this version.' },
@@ -111,8 +120,6 @@ export const VARIABLES = {
   FASTPACA_TLS_CERT: { defaultText: '', meaning: 'TLS certificate file. Not available in this version.', unavailable: anything },
   FASTPACA_TLS_KEY: { defaultText: '', meaning: 'TLS key file. Not available in this version.', unavailable: anything },
   FASTPACA_TLS_CA: { defaultText: '', meaning: 'Authority that signs peer certificates. Not available in this version.', unavailable: anything },
-  FASTPACA_RATE_LIMIT: { defaultText: '', meaning: 'Requests a minute per client. Not available in this version.', unavailable: (value) => value !== '0' },
-  FASTPACA_CORS_ORIGINS: { defaultText: '', meaning: 'Origins that browsers may call from. Not available in this version.', unavailable: anything },
   FASTPACA_COMPACTION_WEBHOOK: { defaultText: '', meaning: 'URL told when a window needs compaction. Not available in this version.', unavailable: anything },
   FASTPACA_SHARDS: { defaultText: '', meaning: 'Processes that share the groups of a node. Not available in this version.', unavailable: (value) => value !== '1' },
 } as const satisfies Readonly<Record<string, Variable>>;
@@ -157,6 +164,9 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
     bodyBytesMax,
     depthMax: from.integer('FASTPACA_MAX_DEPTH', 8, 512),
     requestTimeoutMs: from.integer('FASTPACA_REQUEST_TIMEOUT_MS', 100, 600_000),
+    rateLimit: from.integer('FASTPACA_RATE_LIMIT', 0, 100_000_000) || null,
+    corsOrigins: Object.freeze(from.origins('FASTPACA_CORS_ORIGINS')),
+    otlpEndpoint: from.optional('OTEL_EXPORTER_OTLP_ENDPOINT', /^https?:\/\/[^\s?#]+$/, 'a URL that starts with http:// or https://, without a query'),
     streamConnectionsMax: from.integer('FASTPACA_STREAM_MAX_CONNECTIONS', 0, 1_000_000),
     tailKeep: from.integer('FASTPACA_TAIL_KEEP', 1, 10_000_000),
     nodeDeadAfterMs: from.integer('FASTPACA_NODE_DEAD_AFTER_MS', 1000),
@@ -268,6 +278,18 @@ class Reader {
     const list = value.split(',').map((address) => address.trim());
     if (!list.every(isAddress)) throw this.bad(name, 'a comma-separated list of host:port');
     return [...new Set(list)];
+  }
+
+  /** Origins as browsers send them: scheme, host and port, nothing behind them; or `*` alone. */
+  origins(name: VariableName): string[] {
+    const value = this.given(name);
+    if (value === null) return [];
+    const list = [...new Set(value.split(',').map((origin) => origin.trim()))];
+    if (value === '*') return list;
+    if (!list.every((origin) => URL.canParse(origin) && new URL(origin).origin === origin && origin !== 'null')) {
+      throw this.bad(name, '* alone, or a comma-separated list of origins such as https://app.example.com, in lower case and without a path');
+    }
+    return list;
   }
 
   /** A comma-separated list of secrets; what was given is never repeated in an error. */

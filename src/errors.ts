@@ -39,13 +39,14 @@ export class ApiError extends Error {
   readonly fields: ErrorFields;
   readonly retryAfterSeconds: number | null;
 
-  constructor(code: ErrorCode, message: string, fields: ErrorFields = {}) {
+  /** `retryAfterSeconds`: for 429 and 503, where more is known than to try again soon. */
+  constructor(code: ErrorCode, message: string, fields: ErrorFields = {}, retryAfterSeconds = 1) {
     super(message);
     this.name = 'ApiError';
     this.code = code;
     this.status = ERROR_STATUS[code];
     this.fields = fields;
-    this.retryAfterSeconds = this.status === 503 || this.status === 429 ? 1 : null;
+    this.retryAfterSeconds = this.status === 503 || this.status === 429 ? retryAfterSeconds : null;
   }
 
   toBody(): Record<string, unknown> {

@@ -13,6 +13,7 @@ import { invalidJson } from '../ingest/scanner.ts';
 import { bearerAuth } from './auth.ts';
 import { answerClientError, JSON_TYPE, sendError, unsupportedMediaType } from './errors.ts';
 import { rawBody } from './input.ts';
+import { allowOrigins, limitRate } from './limits.ts';
 import { mountApi, mountNodeRoutes, toJson } from './routes.ts';
 import type { RouteDeps } from './routes.ts';
 import { COMPONENTS } from './schemas.ts';
@@ -28,11 +29,20 @@ export interface AppDeps extends RouteDeps {
   readonly peerRoutes?: readonly PeerRoute[];
   /** More routes between nodes, of other shapes (snapshots). */
   readonly mount?: (app: FastifyInstance) => void;
+  /** Instead of RECEIVE. */
+  readonly receive?: Receive;
 }
 
-/** Time for the request line and headers, and for the whole request with its body. */
-const HEADERS_TIMEOUT_MS = 10_000;
-const REQUEST_RECEIVE_TIMEOUT_MS = 30_000;
+/** How long a client may take to send, and how often that is looked at. */
+interface Receive {
+  /** The request line and headers. */
+  readonly headersMs: number;
+  /** The whole request with its body. */
+  readonly requestMs: number;
+  readonly checkMs: number;
+}
+
+const RECEIVE: Receive = { headersMs: 10_000, requestMs: 30_000, checkMs: 5_000 };
 /** Longer than the 60 s after which load balancers drop idle connections, so that they, not we, close first. */
 const KEEP_ALIVE_TIMEOUT_MS = 72_000;
 const HEADER_BYTES_MAX = 16 * 1024;
@@ -41,11 +51,12 @@ const PEER_BODY_BYTES_MAX = 1024 * 1024;
 /** Builds the application; it listens when its `listen` is called. */
 export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   const { config } = deps;
+  const receive = deps.receive ?? RECEIVE;
   const app: FastifyInstance = fastify({
     // The node's own logger says what is worth saying; fastify's would make a child for every request.
     logger: false,
     bodyLimit: config.bodyBytesMax,
-    requestTimeout: REQUEST_RECEIVE_TIMEOUT_MS,
+    requestTimeout: receive.requestMs,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
     // A request that got in while the node closes is served; node.ts closes the store after the server.
     return503OnClosing: false,
@@ -55,8 +66,8 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
     frameworkErrors: (error, request, reply) => sendError(error, request, reply, errorDeps),
     clientErrorHandler: answerClientError,
     http: {
-      headersTimeout: HEADERS_TIMEOUT_MS,
-      connectionsCheckingInterval: 5_000,
+      headersTimeout: receive.headersMs,
+      connectionsCheckingInterval: receive.checkMs,
       maxHeaderSize: HEADER_BYTES_MAX,
       // Other upgrades (h2c) are declined by answering as if they had not been asked for (RFC 9110 §7.8).
       shouldUpgradeCallback: (request) => request.headers.upgrade?.toLowerCase() === 'websocket' && app.server.listenerCount('upgrade') > 0,
@@ -73,10 +84,14 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   acceptOnlyJson(app);
 
   await app.register(swagger, OPENAPI);
+  // Answers preflights, which carry no key, before the hooks that ask for one.
+  await allowOrigins(app, config.corsOrigins);
   for (const component of COMPONENTS) app.addSchema(component);
   const auth = bearerAuth(config.apiKeys);
   app.register(
     async (api) => {
+      // Before the keys are looked at, so that guesses count; hooks run in the order of their registration.
+      if (config.rateLimit !== null) await limitRate(api, config.rateLimit, auth);
       if (auth.required) api.addHook('onRequest', async (request) => auth.check(request.headers.authorization));
       mountApi(api, deps);
     },

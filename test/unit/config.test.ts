@@ -62,6 +62,13 @@ test('a bad value is refused by name, with what was given and what is allowed', 
     [{ FASTPACA_MAX_BODY_BYTES: '4096' }, 'FASTPACA_MAX_BODY_BYTES', /FASTPACA_MAX_MESSAGE_BYTES/],
     [{ FASTPACA_DISK_HARD_FREE_BYTES: '999999999999' }, 'FASTPACA_DISK_HARD_FREE_BYTES', /SOFT/],
     [{ FASTPACA_REQUEST_TIMEOUT_MS: '-1' }, 'FASTPACA_REQUEST_TIMEOUT_MS', /integer from 100/],
+    [{ FASTPACA_RATE_LIMIT: 'many' }, 'FASTPACA_RATE_LIMIT', /integer from 0/],
+    [{ FASTPACA_CORS_ORIGINS: 'https://a.example/' }, 'FASTPACA_CORS_ORIGINS', /without a path/],
+    [{ FASTPACA_CORS_ORIGINS: 'https://A.example' }, 'FASTPACA_CORS_ORIGINS', /lower case/],
+    [{ FASTPACA_CORS_ORIGINS: 'app.example.com' }, 'FASTPACA_CORS_ORIGINS', /origins/],
+    [{ FASTPACA_CORS_ORIGINS: '*,https://a.example' }, 'FASTPACA_CORS_ORIGINS', /\* alone/],
+    [{ FASTPACA_CORS_ORIGINS: 'null' }, 'FASTPACA_CORS_ORIGINS', /origins/],
+    [{ OTEL_EXPORTER_OTLP_ENDPOINT: 'collector:4318' }, 'OTEL_EXPORTER_OTLP_ENDPOINT', /http:/],
     [{ FASTPACA_POSTGRES_URL: 'mysql://x' }, 'FASTPACA_POSTGRES_URL', /postgres/],
   ];
   for (const [env, variable, message] of cases) {
@@ -70,6 +77,14 @@ test('a bad value is refused by name, with what was given and what is allowed', 
     assert.match(error.message, message);
     assert.ok(error.message.startsWith(variable), error.message);
   }
+});
+
+test('limits and origins are off unless given', () => {
+  const off = loadConfig({ FASTPACA_RATE_LIMIT: '0', FASTPACA_CORS_ORIGINS: '' });
+  assert.deepEqual([off.rateLimit, off.corsOrigins, off.otlpEndpoint], [null, [], null]);
+  const on = loadConfig({ FASTPACA_RATE_LIMIT: '600', FASTPACA_CORS_ORIGINS: 'https://a.example, http://localhost:3000', OTEL_EXPORTER_OTLP_ENDPOINT: 'http://collector:4318' });
+  assert.deepEqual([on.rateLimit, on.corsOrigins, on.otlpEndpoint], [600, ['https://a.example', 'http://localhost:3000'], 'http://collector:4318']);
+  assert.deepEqual(loadConfig({ FASTPACA_CORS_ORIGINS: '*' }).corsOrigins, ['*']);
 });
 
 test('a secret that is set but empty is refused, and a bad one is not repeated in the message', () => {
@@ -87,8 +102,6 @@ test('what this version does not have cannot be switched on', () => {
     FASTPACA_TLS_CERT: '/cert.pem',
     FASTPACA_TLS_KEY: '/key.pem',
     FASTPACA_TLS_CA: '/ca.pem',
-    FASTPACA_RATE_LIMIT: '600',
-    FASTPACA_CORS_ORIGINS: '*',
     FASTPACA_COMPACTION_WEBHOOK: 'https://example.com/',
     FASTPACA_SHARDS: '4',
   };
