@@ -16,15 +16,31 @@ export interface Logger {
   error(fields: LogFields, message: string): void;
 }
 
-/** Opens the log. `destination` replaces standard output (tests). */
-export function createLogger(options: { level: LogLevel; node: string | null }, destination?: DestinationStream): Logger {
+/** The log of a process, whose node may learn its name only while it starts. */
+export interface NodeLogger extends Logger {
+  /** Lines carry this `node` from now on. */
+  setNode(name: string): void;
+}
+
+/** Opens the log. `node`: as configured, or null. `destination` replaces standard output (tests). */
+export function createLogger(options: { level: LogLevel; node: string | null }, destination?: DestinationStream): NodeLogger {
+  let node: { node?: string } = options.node === null ? {} : { node: options.node };
   const settings = {
     level: options.level,
-    base: options.node === null ? {} : { node: options.node },
+    base: {},
+    mixin: () => node,
     timestamp: (): string => `,"time":"${new Date().toISOString()}"`,
     formatters: { level: (label: string) => ({ level: label }) },
     messageKey: 'message',
   };
   const logger: PinoLogger = destination === undefined ? pino(settings) : pino(settings, destination);
-  return logger;
+  return {
+    debug: (fields, message) => logger.debug(fields, message),
+    info: (fields, message) => logger.info(fields, message),
+    warn: (fields, message) => logger.warn(fields, message),
+    error: (fields, message) => logger.error(fields, message),
+    setNode(name) {
+      node = { node: name };
+    },
+  };
 }

@@ -39,7 +39,7 @@ export interface Metrics {
   readonly appendDuration: Histogram;
   /** Milliseconds of one synced storage batch. */
   readonly fsyncDuration: Histogram;
-  /** Milliseconds from a proposal on its leader to its commit. */
+  /** Milliseconds from a proposal on its leader until it was committed and applied there. */
   readonly commitDuration: Histogram;
   /** Answers by status; one count per request. */
   requestAnswered(status: number): void;
@@ -69,12 +69,23 @@ export const ARCHIVE_CONTEXTS_MAX = 20;
 const LATENCY_BUCKETS_MS = [0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 200, 500, 1000, 2000, 5000];
 const TOKEN_BUCKETS = [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 16_384, 65_536, 262_144];
 
+/** Default metrics that walk every open socket at each scrape, and say no more than process_open_fds and the streams do. */
+const COSTLY = [
+  'nodejs_active_resources',
+  'nodejs_active_resources_total',
+  'nodejs_active_handles',
+  'nodejs_active_handles_total',
+  'nodejs_active_requests',
+  'nodejs_active_requests_total',
+];
+
 /** Builds the metrics of one node on a registry of its own. */
 export function createMetrics(): Metrics {
   const registry = new Registry();
   const registers = [registry];
   // Coarse event loop monitoring: at the default of 10 ms it would wake an idle node more often than Raft does.
   collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 50 });
+  for (const name of COSTLY) registry.removeSingleMetric(name);
   const appended = createAppendCounter(registry);
   const tokens = new Histogram({ name: 'fastpaca_messages_token_count', help: 'Tokens per appended message.', buckets: TOKEN_BUCKETS, registers });
   const answered = createStatusCounter(registry);
@@ -88,7 +99,7 @@ export function createMetrics(): Metrics {
     },
     appendDuration: latency('fastpaca_append_duration_ms', 'From a complete append request to its answer.'),
     fsyncDuration: latency('fastpaca_fsync_duration_ms', 'One synced storage batch.'),
-    commitDuration: latency('fastpaca_commit_duration_ms', 'From a proposal on its leader to its commit.'),
+    commitDuration: latency('fastpaca_commit_duration_ms', 'From a proposal on its leader until it is committed and applied there.'),
     requestAnswered: answered,
     sampleFrom: sampled,
     archive: createArchiveMetrics(registry),

@@ -20,7 +20,7 @@ import { foundingConf, foundingTopology, encodeTopology, replicaOn, type Topolog
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
 import { buildApp } from './http/app.ts';
-import type { LogFields, Logger } from './log.ts';
+import type { LogFields, Logger, NodeLogger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
 import { createMetrics, type Metrics, type NodeSample } from './metrics.ts';
 import { DamageError } from './storage/checksum.ts';
@@ -77,7 +77,7 @@ export class Node {
    * Starts a node and resolves when it listens; readiness comes later (GET /health/ready).
    * Throws StartError when configuration or data refuse. `fatal` is called at most once, when the process must end.
    */
-  static async start(config: Config, logger: Logger, fatal: (error: Error) => void): Promise<Node> {
+  static async start(config: Config, logger: NodeLogger, fatal: (error: Error) => void): Promise<Node> {
     let node: Node | null = null;
     const storage = await openStorage(config, {
       onError: fatal,
@@ -85,9 +85,11 @@ export class Node {
         logger.error({ type: 'damage', group, reason }, `damage found in group ${group}: its replica on this node takes itself out and never votes again`);
         node?.host.removeGroup(group);
       },
+      onSynced: (ms) => node?.metrics.fsyncDuration.observe(ms),
     });
     try {
       const identity = await openIdentity(storage.facts, config.nodeName);
+      logger.setNode(identity.name);
       const counter = await TokenCounter.open({ defaultModel: config.tokenModel });
       node = new Node({ config, logger, storage, identity, counter, fatal });
       await node.listen();
@@ -159,6 +161,7 @@ export class Node {
       timeoutMs: config.requestTimeoutMs,
       isReadOnly: (group) => this.isReadOnly(group),
       topology: () => this.topology,
+      onApplied: (ms) => this.metrics.commitDuration.observe(ms),
       now: Date.now,
     });
     this.store = new Store({
@@ -232,7 +235,7 @@ export class Node {
     } catch (error) {
       throw new StartError(`cannot listen on ${config.host}:${config.port}: ${error instanceof Error ? error.message : String(error)} (FASTPACA_HOST, PORT)`);
     }
-    logger.info({ type: 'listening', host: config.host, port: config.port, advertise: this.address(), node: identity.name, generation: identity.generation }, 'listening');
+    logger.info({ type: 'listening', host: config.host, port: config.port, advertise: this.address(), generation: identity.generation }, 'listening');
     this.timers.push(setInterval(() => this.sayReadiness(), READINESS_MS));
     this.links.open();
     await this.founding.open();
@@ -427,7 +430,7 @@ export class Node {
   }
 }
 
-async function openStorage(config: Config, hooks: { onError: (error: Error) => void; onDamage: (group: GroupId, reason: string) => void }): Promise<Storage> {
+async function openStorage(config: Config, hooks: { onError: (error: Error) => void; onDamage: (group: GroupId, reason: string) => void; onSynced: (ms: number) => void }): Promise<Storage> {
   try {
     return await Storage.open(config.dataDir, {
       ...hooks,

@@ -13,6 +13,11 @@ import type { Topology } from './topology.ts';
 
 /** How long a waiting request sleeps before it looks for a leader again, if no leader change wakes it first. */
 const RETRY_MS = 50;
+/** Times in a row that a proposal follows a "not here, but there" at once; then it sleeps, for two nodes can disagree for long. */
+const REDIRECTS_MAX = 3;
+/** Commands of callers of this node that may be under way; beyond it the answer is `overloaded`. */
+export const UNDER_WAY_MAX = 65_536;
+export const UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024;
 
 /** A reply as it travels between nodes. */
 type WireOutcome =
@@ -27,6 +32,8 @@ export interface RouterOptions {
   /** True while the group's leader, if that is this node, should refuse what grows the data: disks are low. */
   readonly isReadOnly: (group: GroupId) => boolean;
   readonly topology: () => Topology | null;
+  /** Milliseconds from a proposal on its leader, here, until it was applied here. */
+  readonly onApplied: (ms: number) => void;
   readonly now: () => number;
 }
 
@@ -40,11 +47,13 @@ export class Router {
   private readonly host: RaftHost;
   private readonly network: PeerNetwork;
   private readonly options: RouterOptions;
-  /** Where a group's leader was last heard to be, for groups without a replica here. */
+  /** Which node to try first for a group without a replica here: where its leader was last heard to be, or whose turn it is. */
   private readonly hints = new Map<GroupId, NodeId>();
   private readonly waiting = new Map<GroupId, (() => void)[]>();
-  /** Proposals and reads under way for callers of this node. */
+  /** Proposals and reads under way for callers of this node, and the bytes of the proposals. */
   private underWay = 0;
+  private underWayBytes = 0;
+  private closed = false;
   private readonly ticker: ReturnType<typeof setInterval>;
 
   constructor(host: RaftHost, network: PeerNetwork, options: RouterOptions) {
@@ -57,7 +66,9 @@ export class Router {
     this.ticker.unref();
   }
 
+  /** Whoever waits for a leader is answered; calls whose fate hangs on another node or on the host are answered by those. */
   close(): void {
+    this.closed = true;
     clearInterval(this.ticker);
     for (const group of [...this.waiting.keys()]) this.wake(group);
   }
@@ -67,23 +78,24 @@ export class Router {
     return this.underWay;
   }
 
-  /** True if this node has a replica of the group. */
+  /** True if this node has a replica of the group that votes and serves. */
   hosts(group: GroupId): boolean {
-    return this.host.status(group) !== undefined;
+    // The first half is cheap and true almost always.
+    return this.host.leader(group) !== 0 || this.host.status(group) !== undefined;
   }
 
-  /** The nodes with a replica of the group, those with a live link first. */
+  /** The other nodes with a replica of the group, those with a live link first, and of these the likely leader. */
   hostsOf(group: GroupId): NodeId[] {
-    const nodes = this.options.topology()?.groups[group]?.replicas.map((replica) => replica.node) ?? [];
-    return nodes.sort((a, b) => Number(this.network.isUp(b)) - Number(this.network.isUp(a)));
+    const hint = this.hints.get(group);
+    const order = (node: NodeId): number => (this.network.isUp(node) ? 0 : 2) + (node === hint ? 0 : 1);
+    return this.othersWith(group).sort((a, b) => order(a) - order(b));
   }
 
-  /** The node that leads the group as far as this node knows. */
+  /** The node to propose to: the leader as far as this node knows, or else the host whose turn it is to be asked. */
   leaderNode(group: GroupId): NodeId | null {
-    const status = this.host.status(group);
-    if (status === undefined) return this.hints.get(group) ?? this.hostsOf(group)[0] ?? null;
-    if (status.leader === 0) return null;
-    return this.options.topology()?.groups[group]?.replicas.find((replica) => replica.id === status.leader)?.node ?? null;
+    const leader = this.host.leader(group);
+    if (leader !== 0) return this.options.topology()?.groups[group]?.replicas.find((replica) => replica.id === leader)?.node ?? null;
+    return this.hosts(group) ? null : (this.hostsOf(group)[0] ?? null);
   }
 
   /** A group's leader changed: requests that wait for one try again at once. */
@@ -98,14 +110,21 @@ export class Router {
    */
   propose(group: GroupId, command: Uint8Array, urgency: Urgency): Promise<unknown> {
     return new Promise((resolve, reject) => {
+      if (this.underWay >= UNDER_WAY_MAX || this.underWayBytes + command.length > UNDER_WAY_BYTES_MAX) return reject(overloaded());
       let settled = false;
       this.underWay++;
+      this.underWayBytes += command.length;
       /** A try is under way whose fate is not known. */
       let pending = false;
+      let tried: NodeId | null = null;
+      /** Where the last try was told to go. */
+      let redirect: NodeId | null = null;
+      let redirects = 0;
       const finish = (error: ApiError | null, reply: unknown): void => {
         if (settled) return;
         settled = true;
         this.underWay--;
+        this.underWayBytes -= command.length;
         clearTimeout(timer);
         if (error === null) resolve(reply);
         else reject(error);
@@ -119,47 +138,61 @@ export class Router {
             return finish(null, outcome.reply);
           case 'unknown':
             return finish(unknownOutcome(outcome.reason), null);
-          case 'not_applied':
-            if (outcome.leaderNode !== null) this.hints.set(group, outcome.leaderNode);
+          case 'not_applied': {
             if (outcome.reason === 'overloaded') return finish(overloaded(), null);
             if (outcome.reason === 'read_only') return finish(readOnly(), null);
-            return this.wait(group, attempt);
+            const { leaderNode } = outcome;
+            this.notThere(group, tried, leaderNode);
+            if (leaderNode === null || leaderNode === tried || redirects === REDIRECTS_MAX) return sleep();
+            redirects++;
+            redirect = leaderNode;
+            return attempt();
+          }
         }
+      };
+      const sleep = (): void => {
+        redirects = 0;
+        redirect = null;
+        this.wait(group, attempt);
       };
       const attempt = (): void => {
         if (settled) return;
-        const node = this.leaderNode(group);
-        if (node === null) return this.wait(group, attempt);
+        if (this.closed) return finish(noLeader(group), null);
+        tried = redirect ?? this.leaderNode(group);
+        if (tried === null) return sleep();
         pending = true;
-        if (node === this.options.self) this.proposeHere(group, command, urgency, onOutcome);
-        else this.proposeThere(node, group, command, urgency, onOutcome);
+        if (tried === this.options.self) this.proposeHere(group, command, urgency, onOutcome);
+        else this.proposeThere(tried, group, command, urgency, onOutcome);
       };
       attempt();
     });
   }
 
   /**
-   * Resolves once this node's replica holds everything acknowledged before the call (ReadIndex, Raft thesis §6.4).
-   * Throws ApiError raft_unavailable when no leader confirms in time.
+   * Resolves to true once this node's replica holds everything acknowledged before the call (ReadIndex, Raft thesis
+   * §6.4), and to false when there is no replica here, or no longer: another node must be asked.
+   * Throws ApiError raft_unavailable when no leader confirms within `timeoutMs`.
    */
-  barrier(group: GroupId): Promise<void> {
+  barrier(group: GroupId, timeoutMs: number = this.options.timeoutMs): Promise<boolean> {
     return new Promise((resolve, reject) => {
       let settled = false;
       this.underWay++;
-      const timer = setTimeout(() => {
+      const finish = (isCurrent: boolean | null): void => {
+        if (settled) return;
         settled = true;
         this.underWay--;
-        reject(noLeader(group));
-      }, this.options.timeoutMs);
+        clearTimeout(timer);
+        if (isCurrent === null) reject(noLeader(group));
+        else resolve(isCurrent);
+      };
+      const timer = setTimeout(() => finish(null), timeoutMs);
       const attempt = (): void => {
         if (settled) return;
+        if (this.closed) return finish(null);
         this.host.readIndex(group, (index) => {
-          if (settled) return;
-          if (index < 0) return this.wait(group, attempt);
-          settled = true;
-          this.underWay--;
-          clearTimeout(timer);
-          resolve();
+          if (index >= 0) finish(true);
+          else if (!this.hosts(group)) finish(false);
+          else if (!settled) this.wait(group, attempt);
         });
       };
       attempt();
@@ -176,11 +209,14 @@ export class Router {
   }
 
   private proposeHere(group: GroupId, command: Uint8Array, urgency: Urgency, done: (outcome: WireOutcome) => void): void {
-    if (urgency === 'normal' && this.options.isReadOnly(group)) return done({ status: 'not_applied', reason: 'read_only', leaderNode: null });
+    // Only the leader's disk speaks for the group: one that is asked by mistake sends the caller on.
+    if (urgency === 'normal' && this.host.isLeader(group) && this.options.isReadOnly(group)) return done({ status: 'not_applied', reason: 'read_only', leaderNode: null });
     if (group !== TOPOLOGY_GROUP) setStamp(command, this.options.now());
+    const started = performance.now();
     this.host.propose(group, command, (outcome: ProposeOutcome) => {
       switch (outcome.status) {
         case 'applied':
+          this.options.onApplied(performance.now() - started);
           return done({ status: 'applied', reply: outcome.reply });
         case 'unknown':
           return done({ status: 'unknown', reason: outcome.reason });
@@ -201,7 +237,6 @@ export class Router {
         case null:
           return done(decodeOutcome(answer));
         case 'link_down':
-          this.hints.delete(group);
           return done({ status: 'not_applied', reason: 'link_down', leaderNode: null });
         case 'lost':
         case 'remote_error':
@@ -210,7 +245,26 @@ export class Router {
     });
   }
 
+  /** `node` did not take a proposal. Learns where the leader is, or else lets the next host have its turn. */
+  private notThere(group: GroupId, node: NodeId | null, leaderNode: NodeId | null): void {
+    if (leaderNode !== null) {
+      this.hints.set(group, leaderNode);
+      return;
+    }
+    const others = this.othersWith(group);
+    const reachable = others.filter((other) => this.network.isUp(other));
+    const line = reachable.length > 0 ? reachable : others;
+    const next = line[(line.indexOf(node ?? '') + 1) % line.length];
+    if (next !== undefined) this.hints.set(group, next);
+  }
+
+  private othersWith(group: GroupId): NodeId[] {
+    const replicas = this.options.topology()?.groups[group]?.replicas ?? [];
+    return replicas.map((replica) => replica.node).filter((node) => node !== this.options.self);
+  }
+
   private wait(group: GroupId, attempt: () => void): void {
+    if (this.closed) return attempt();
     const waiting = this.waiting.get(group);
     if (waiting === undefined) this.waiting.set(group, [attempt]);
     else waiting.push(attempt);
@@ -224,15 +278,25 @@ export class Router {
   }
 }
 
+/** Whatever a peer answers is an outcome: what cannot be read says nothing about the command, so that is unknown. */
 function decodeOutcome(answer: Uint8Array | null): WireOutcome {
-  const value: unknown = JSON.parse(decoder.decode(answer ?? new Uint8Array()));
+  const value = parsed(answer);
   if (typeof value === 'object' && value !== null && 'status' in value) {
     if (value.status === 'applied' && 'reply' in value) return { status: 'applied', reply: value.reply };
+    if (value.status === 'unknown' && 'reason' in value) return { status: 'unknown', reason: String(value.reason) };
     if (value.status === 'not_applied' && 'reason' in value && 'leaderNode' in value) {
       return { status: 'not_applied', reason: String(value.reason), leaderNode: typeof value.leaderNode === 'string' ? value.leaderNode : null };
     }
   }
   return { status: 'unknown', reason: "the leader's node answered in a form this version does not know" };
+}
+
+function parsed(answer: Uint8Array | null): unknown {
+  try {
+    return JSON.parse(decoder.decode(answer ?? new Uint8Array()));
+  } catch {
+    return null;
+  }
 }
 
 function unknownOutcome(reason: string): ApiError {

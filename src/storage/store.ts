@@ -47,6 +47,8 @@ export interface StorageOptions {
   readonly onError: (error: Error) => void;
   /** A group's rows are not what was written. It is marked; its replica must stop voting and serving at once. */
   readonly onDamage: (group: GroupId, reason: string) => void;
+  /** Milliseconds that a synced batch took, for every batch. */
+  readonly onSynced: (ms: number) => void;
 }
 
 export const STORAGE_DEFAULTS: StorageOptions = {
@@ -60,6 +62,7 @@ export const STORAGE_DEFAULTS: StorageOptions = {
   scrubRowsPerSecond: 0,
   onError: () => undefined,
   onDamage: () => undefined,
+  onSynced: () => undefined,
 };
 
 /** A group to be founded on this node: an empty log behind (index, term), and the state at that point. */
@@ -123,7 +126,7 @@ export class Storage implements HostStorage {
   private constructor(db: Database, directory: string, options: StorageOptions) {
     this.db = db;
     this.options = options;
-    this.writer = new Writer(db, options.onError);
+    this.writer = new Writer(db, options.onError, options.onSynced);
     this.facts = new Facts(db, this.writer);
     this.sweeper = new Sweeper(db, this.writer, (group, slot) => this.groupStores.get(group)?.record.slot === slot);
     this.cache = new CacheBudget(options.entryCacheGroupBytes, options.entryCacheBytes);

@@ -41,16 +41,18 @@ export class Writer {
   readonly stats = { batches: 0, rows: 0, bytes: 0, lastBatchMs: 0, batchStartedAt: 0 };
   private readonly db: Database;
   private readonly onError: (error: Error) => void;
+  private readonly onSynced: (ms: number) => void;
   private readonly urgent: Job[] = [];
   private readonly bulk: Job[] = [];
   private inFlight: Job[] | null = null;
   private idle: (() => void)[] = [];
   private failed: Error | null = null;
 
-  /** `onError` is told once, before the failed jobs are. */
-  constructor(db: Database, onError: (error: Error) => void) {
+  /** `onError` is told once, before the failed jobs are; `onSynced` how long each batch took, sync included. */
+  constructor(db: Database, onError: (error: Error) => void, onSynced: (ms: number) => void) {
     this.db = db;
     this.onError = onError;
+    this.onSynced = onSynced;
   }
 
   /** The error that ended all writing, or null. */
@@ -131,6 +133,7 @@ export class Writer {
   private completed(jobs: readonly Job[]): void {
     this.stats.lastBatchMs = performance.now() - this.stats.batchStartedAt;
     this.stats.batchStartedAt = 0;
+    this.onSynced(this.stats.lastBatchMs);
     // Callbacks may submit; those jobs go together into one batch, started after the last callback.
     this.inFlight = [];
     for (const job of jobs) job.done(null);

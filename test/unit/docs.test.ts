@@ -6,6 +6,7 @@ import { VARIABLES } from '../../src/config.ts';
 import type { Variable } from '../../src/config.ts';
 import { ERROR_STATUS } from '../../src/errors.ts';
 import { OPERATION_QUERY } from '../../src/http/schemas.ts';
+import { createMetrics } from '../../src/metrics.ts';
 import { startApp } from './http-double.ts';
 
 const ROOT = new URL('../../', import.meta.url);
@@ -50,8 +51,25 @@ test('docs/operations/configuration.md lists every variable once, with its defau
   assert.deepEqual(listed.sort(byName), known.sort(byName));
 });
 
+test('docs/operations/metrics.md lists every metric of the registry, with its type, labels and meaning, and no other', async () => {
+  const { registry } = createMetrics();
+  const listed = [...page('docs/operations/metrics.md').matchAll(/^\| `([a-z0-9_]+)` \| (counter|gauge|histogram) \| (.*?) ?\| (.+) \|$/gm)].map((row) => row.slice(1, 5).join(' | '));
+  assert.equal(new Set(listed).size, listed.length, 'a metric is listed twice');
+  const existing = (await registry.getMetricsAsJSON()).map(({ name, type, help }) => `${name} | ${type} | ${labelsOf(registry.getSingleMetric(name))} | ${help}`);
+  const own = (row: string): boolean => row.startsWith('fastpaca_');
+  assert.deepEqual(listed.filter(own).sort(), existing.filter(own).sort());
+  // Which of the rest exist depends on the system.
+  for (const row of existing) assert.ok(listed.includes(row), row);
+});
+
+/** Label names as the page writes them; prom-client keeps them in a field that its types leave out. */
+function labelsOf(metric: unknown): string {
+  const names = typeof metric === 'object' && metric !== null && 'labelNames' in metric && Array.isArray(metric.labelNames) ? metric.labelNames : [];
+  return names.map((name) => `\`${String(name)}\``).join(', ');
+}
+
 test('links between pages lead somewhere', () => {
-  for (const from of ['README.md', 'CHANGELOG.md', 'docs/GLOSSARY.md', 'docs/api/rest.md', 'docs/operations/configuration.md']) {
+  for (const from of ['README.md', 'CHANGELOG.md', 'docs/GLOSSARY.md', 'docs/ARCHITECTURE.md', 'docs/api/rest.md', 'docs/operations/configuration.md', 'docs/operations/metrics.md']) {
     for (const [, target = ''] of page(from).matchAll(/\]\(([^)#]+)[^)]*\)/g)) {
       if (target.startsWith('http')) continue;
       assert.ok(existsSync(new URL(target, new URL(from, ROOT))), `${from} links to ${target}`);
