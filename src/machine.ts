@@ -8,15 +8,18 @@ import type { StateMachine } from '../raft/ports.ts';
 import type { ConfState, Entry, GroupId, SnapshotMeta } from '../raft/types.ts';
 import { apply } from './contexts/apply.ts';
 import { decodeCommand, stampOf } from './contexts/commands.ts';
-import { decodeConfig, decodeHeader } from './contexts/rows.ts';
+import { decodeConfig, decodeHeader, replacementKey } from './contexts/rows.ts';
 import type { ContextConfig, ContextEvent, ContextHeader, Reply, RowKey, Rows, Table } from './contexts/types.ts';
 import { applyTopology, decodeTopology, decodeTopologyCommand, encodeTopology, type Topology } from './cluster/topology.ts';
 import { groupOf } from './cluster/placement.ts';
 import { TOPOLOGY_GROUP } from './constants.ts';
+import { DamageError } from './storage/checksum.ts';
 import type { Storage } from './storage/store.ts';
 
-/** Decoded headers (and as many configs) kept in memory; an idle context costs nothing. */
-const CACHED_CONTEXTS_MAX = 20_000;
+/** Decoded headers, and configs, kept in memory: about this many bytes of each. An idle context costs nothing. */
+const CACHED_BYTES_MAX = 32 * 1024 * 1024;
+/** A decoded row without its lists and texts, and its place in the cache: about what the runtime takes for them. */
+const CACHED_ROW_BYTES = 640;
 
 /** Where the topology table lives among group 256's rows. */
 export const TOPOLOGY_ROW = { table: 'config', context: 'topology', key: '' } as const;
@@ -25,11 +28,19 @@ export interface MachineEvents {
   /** Something changed in a context; called in log order on every replica, after the rows are readable. */
   onEvent(group: GroupId, event: ContextEvent): void;
   onTopology(topology: Topology): void;
+  /** A row that must be there is not: the replica must stop voting and serving before this returns. */
+  onDamage(group: GroupId, reason: string): void;
 }
 
-/** Least recently used first: a Map keeps insertion order, a hit moves the entry to the end. */
+/** Least recently used first: a Map keeps insertion order, a hit moves the entry to the end. Bounded in bytes. */
 class RecentlyUsed<T> {
   private readonly entries = new Map<string, T>();
+  private readonly bytesOf: (value: T) => number;
+  private bytes = 0;
+
+  constructor(bytesOf: (value: T) => number) {
+    this.bytesOf = bytesOf;
+  }
 
   get(key: string): T | undefined {
     const value = this.entries.get(key);
@@ -40,16 +51,35 @@ class RecentlyUsed<T> {
   }
 
   set(key: string, value: T): void {
-    this.entries.delete(key);
+    this.delete(key);
     this.entries.set(key, value);
-    if (this.entries.size <= CACHED_CONTEXTS_MAX) return;
-    const oldest = this.entries.keys().next();
-    if (!oldest.done) this.entries.delete(oldest.value);
+    this.bytes += this.bytesOf(value);
+    while (this.bytes > CACHED_BYTES_MAX) {
+      const oldest = this.entries.keys().next();
+      if (oldest.done) return;
+      this.delete(oldest.value);
+    }
   }
 
   clear(): void {
     this.entries.clear();
+    this.bytes = 0;
   }
+
+  private delete(key: string): void {
+    const value = this.entries.get(key);
+    if (value === undefined) return;
+    this.entries.delete(key);
+    this.bytes -= this.bytesOf(value);
+  }
+}
+
+function headerBytes({ window }: ContextHeader): number {
+  return CACHED_ROW_BYTES + 8 * (window.pinned.length + window.excluded.length + window.replacementExcluded.length);
+}
+
+function configBytes({ metadataText }: ContextConfig): number {
+  return CACHED_ROW_BYTES + metadataText.length;
 }
 
 /** Rows of one group, current to the last applied entry, with decoded headers and configs cached. */
@@ -58,19 +88,25 @@ class GroupRows implements Rows {
   private readonly group: GroupId;
   private readonly headers: RecentlyUsed<ContextHeader>;
   private readonly configs: RecentlyUsed<ContextConfig>;
+  private readonly onDamage: MachineEvents['onDamage'];
 
-  constructor(storage: Storage, group: GroupId, headers: RecentlyUsed<ContextHeader>, configs: RecentlyUsed<ContextConfig>) {
+  constructor(storage: Storage, group: GroupId, shared: { headers: RecentlyUsed<ContextHeader>; configs: RecentlyUsed<ContextConfig>; onDamage: MachineEvents['onDamage'] }) {
     this.storage = storage;
     this.group = group;
-    this.headers = headers;
-    this.configs = configs;
+    this.headers = shared.headers;
+    this.configs = shared.configs;
+    this.onDamage = shared.onDamage;
   }
 
   header(context: string): ContextHeader | undefined {
     const cached = this.headers.get(context);
     if (cached !== undefined) return cached;
     const row = this.storage.get(this.group, 'header', context, '');
-    if (row === undefined) return undefined;
+    if (row === undefined) {
+      // They are written together: one alone would let a command found the context anew, here and on no other replica.
+      if (this.storage.get(this.group, 'config', context, '') !== undefined) throw this.missing('header', context, '');
+      return undefined;
+    }
     const header = decodeHeader(row);
     // It passed its checksum, so this program wrote it: serving on would hide a bug.
     if (header === null) throw new Error('a header row does not decode');
@@ -82,7 +118,10 @@ class GroupRows implements Rows {
     const cached = this.configs.get(context);
     if (cached !== undefined) return cached;
     const row = this.storage.get(this.group, 'config', context, '');
-    if (row === undefined) return undefined;
+    if (row === undefined) {
+      if (this.storage.get(this.group, 'header', context, '') !== undefined) throw this.missing('config', context, '');
+      return undefined;
+    }
     const config = decodeConfig(row);
     // It passed its checksum, so this program wrote it: serving on would hide a bug.
     if (config === null) throw new Error('a config row does not decode');
@@ -91,15 +130,43 @@ class GroupRows implements Rows {
   }
 
   get(table: Table, context: string, key: RowKey): Uint8Array | undefined {
-    return this.storage.get(this.group, table, context, key);
+    const row = this.storage.get(this.group, table, context, key);
+    if (row === undefined && this.mustExist(table, context, key)) throw this.missing(table, context, key);
+    return row;
+  }
+
+  /**
+   * A window passes over messages that are gone, so a row that a disk lost would make this replica cut another window
+   * than the others, and nobody would know. Whatever the header says is there, is there.
+   */
+  private mustExist(table: Table, context: string, key: RowKey): boolean {
+    if (typeof key !== 'number') return false;
+    const header = this.header(context);
+    if (header === undefined) return false;
+    switch (table) {
+      case 'message':
+        return key > header.archivedSeq && key <= header.lastSeq;
+      case 'replacement': {
+        const position = key - replacementKey(header.window.replacementVersion, 0);
+        return header.window.replacementVersion > 0 && position >= 0 && position < header.window.replacementCount;
+      }
+      default:
+        return false;
+    }
+  }
+
+  private missing(table: Table, context: string, key: RowKey): DamageError {
+    const reason = `row ${JSON.stringify({ table, context, key })} of group ${this.group} is missing`;
+    this.onDamage(this.group, reason);
+    return new DamageError(this.group, reason);
   }
 }
 
 export class Machine implements StateMachine {
   private readonly storage: Storage;
   private readonly events: MachineEvents;
-  private readonly headers = new RecentlyUsed<ContextHeader>();
-  private readonly configs = new RecentlyUsed<ContextConfig>();
+  private readonly headers = new RecentlyUsed(headerBytes);
+  private readonly configs = new RecentlyUsed(configBytes);
   private readonly groupRows = new Map<GroupId, GroupRows>();
   private topologyTable: Topology | null = null;
 
@@ -113,13 +180,18 @@ export class Machine implements StateMachine {
     return this.rows(groupOf(context));
   }
 
-  /** The topology table as applied here; null before founding. */
+  /** The topology table as applied here; null before founding, and where this node's copy of it is damaged. */
   topology(): Topology | null {
-    if (this.topologyTable === null) {
-      const row = this.storage.get(TOPOLOGY_GROUP, TOPOLOGY_ROW.table, TOPOLOGY_ROW.context, TOPOLOGY_ROW.key);
-      if (row !== undefined) this.topologyTable = decodeTopology(row);
+    if (this.topologyTable !== null) return this.topologyTable;
+    const replica = this.storage.groups().find((info) => info.group === TOPOLOGY_GROUP);
+    if (replica === undefined || replica.damaged !== null) return null;
+    try {
+      return this.storedTopology();
+    } catch (error) {
+      // Marked by now; the node goes on with what founding said, its other groups are sound.
+      if (error instanceof DamageError) return null;
+      throw error;
     }
-    return this.topologyTable;
   }
 
   apply(group: GroupId, entry: Entry): unknown {
@@ -144,10 +216,17 @@ export class Machine implements StateMachine {
     this.configs.clear();
   }
 
+  private storedTopology(): Topology | null {
+    const row = this.storage.get(TOPOLOGY_GROUP, TOPOLOGY_ROW.table, TOPOLOGY_ROW.context, TOPOLOGY_ROW.key);
+    if (row !== undefined) this.topologyTable = decodeTopology(row);
+    return this.topologyTable;
+  }
+
   private rows(group: GroupId): GroupRows {
     let rows = this.groupRows.get(group);
     if (rows === undefined) {
-      rows = new GroupRows(this.storage, group, this.headers, this.configs);
+      const { headers, configs, events } = this;
+      rows = new GroupRows(this.storage, group, { headers, configs, onDamage: events.onDamage });
       this.groupRows.set(group, rows);
     }
     return rows;
@@ -175,7 +254,7 @@ export class Machine implements StateMachine {
 
   private applyTopology(entry: Entry): unknown {
     const command = decodeTopologyCommand(entry.data);
-    const current = this.topology();
+    const current = this.topologyTable ?? this.storedTopology();
     if (command === null || current === null) return { ok: false, code: 'invalid_command' };
     const { topology, reply } = applyTopology(current, command);
     if (topology !== current) {

@@ -81,10 +81,8 @@ export class Node {
     let node: Node | null = null;
     const storage = await openStorage(config, {
       onError: fatal,
-      onDamage: (group, reason) => {
-        logger.error({ type: 'damage', group, reason }, `damage found in group ${group}: its replica on this node takes itself out and never votes again`);
-        node?.host.removeGroup(group);
-      },
+      // Nothing is damaged before there is a node: what opening finds, it marks itself.
+      onDamage: (group, reason) => node?.takeOut(group, reason),
       onSynced: (ms) => node?.metrics.fsyncDuration.observe(ms),
     });
     try {
@@ -132,6 +130,11 @@ export class Node {
     this.machine = new Machine(storage, {
       onEvent: () => undefined,
       onTopology: (topology) => this.adopt(topology),
+      onDamage: (group, reason) => {
+        // A mark that cannot be written stops the node by itself.
+        this.storage.markDamaged(group, reason).catch(() => undefined);
+        this.takeOut(group, reason);
+      },
     });
     this.sender = new SnapshotSender(storage, Date.now);
     this.receiver = new SnapshotReceiver({
@@ -275,6 +278,12 @@ export class Node {
     this.health.open();
   }
 
+  /** A replica whose rows are not what was written. It is marked already, or is being marked. */
+  private takeOut(group: GroupId, reason: string): void {
+    this.logger.error({ type: 'damage', group, reason }, `damage found in group ${group}: its replica on this node takes itself out and never votes again`);
+    this.host.removeGroup(group);
+  }
+
   private addGroup(group: GroupId, replica: ReplicaId): void {
     try {
       this.host.addGroup(group, replica);
@@ -311,8 +320,11 @@ export class Node {
       case RequestKind.propose:
         return this.router.answerPropose(body, reply);
       case RequestKind.read:
-        // A read that fails is not answered: the asking node goes on to the next host.
-        this.store.answerRead(body).then(reply, (error: unknown) => this.logger.warn({ type: 'read_failed', err: error }, 'a read for another node failed'));
+        this.store.answerRead(body).then(reply, (error: unknown) => {
+          this.logger.error({ type: 'read_failed', err: error }, 'a read for another node failed in a way that is a bug');
+          // An answer that says nothing: the asking node goes on to the next host.
+          reply(new Uint8Array());
+        });
         return;
       case RequestKind.status:
         return reply(Buffer.from(this.storage.spaceState));

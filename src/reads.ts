@@ -70,7 +70,7 @@ function plain(body: Buffer): ReadResult {
   return { body, etag: '', notModified: false };
 }
 
-/** Messages [from, to], ascending, stopping before the page's byte bound. A missing row is a broken replica. */
+/** Messages [from, to], ascending, stopping before the page's byte bound. That each is there, machine.ts sees to. */
 function range(rows: Rows, id: string, from: number, to: number): { seq: number; row: Uint8Array }[] {
   const page: { seq: number; row: Uint8Array }[] = [];
   let bytes = 0;

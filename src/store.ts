@@ -16,6 +16,7 @@ import type { Machine } from './machine.ts';
 import type { Metrics } from './metrics.ts';
 import { bodyDigest, contextNotFound, decodeSettings, read, type ReadResult, type ReadVerb } from './reads.ts';
 import { mergeSettings, patchMetadataText } from './settings.ts';
+import { DamageError } from './storage/checksum.ts';
 import type { TokenCounter } from './tokens/counter.ts';
 
 /** A context's model can change between counting and applying; a few rounds settle any race a person can make. */
@@ -47,7 +48,7 @@ export class Store implements StoreApi {
       // Checked against what is in force, and applied only if that is still so.
       const changes = settingsToApply(settings, mergeSettings(current?.config ?? null, settings));
       const reply = await this.propose({ type: 'put', context: id, settings: changes, ifConfigRevision: current?.revision ?? -1, mustExist: current !== null });
-      if (reply.ok) return { created: reply.type === 'put' && reply.created, body: (await this.get(id, 'linearizable')).body };
+      if (reply.ok) return { created: reply.type === 'put' && reply.created, body: await this.readBack(id) };
       if (reply.code !== 'revision_conflict') throw replyError(id, reply);
     }
     throw settingsContended();
@@ -90,9 +91,11 @@ export class Store implements StoreApi {
   async compact(id: string, body: Buffer): Promise<{ body: Buffer }> {
     const parsed = parseCompact(body, this.options.limits);
     if (parsed.claim !== null) throw new ApiError('invalid_request', 'claim is not available in this version: leave it out.', { path: 'claim' });
-    // The command carries no model: replacement counts are the caller's view of the window, not part of the log.
-    const model = this.localModel(id);
-    const replacement = await estimate(parsed.replacement, this.options.counter, model);
+    // The command carries no model that apply could check, so the model is read as any client would read it: a count
+    // must not depend on which node was asked.
+    const current = await this.config(id);
+    if (current === null) throw contextNotFound(id);
+    const replacement = await estimate(parsed.replacement, this.options.counter, current.config.model);
     const reply = await this.propose({ type: 'compact', context: id, replacement, ifVersion: parsed.ifVersion, keepFromSeq: parsed.keepFromSeq });
     if (!reply.ok) throw replyError(id, reply);
     if (reply.type !== 'compact') throw new Error(`compact was answered with ${reply.type}`);
@@ -105,17 +108,22 @@ export class Store implements StoreApi {
       if (current === null) throw contextNotFound(id);
       const metadataText = patchMetadataText(current.config.metadataText, patch);
       const reply = await this.propose({ type: 'put', context: id, settings: { metadataText }, ifConfigRevision: current.revision, mustExist: true });
-      if (reply.ok) return { body: (await this.get(id, 'linearizable')).body };
+      if (reply.ok) return { body: await this.readBack(id) };
       if (reply.code !== 'revision_conflict') throw replyError(id, reply);
     }
     throw settingsContended();
   }
 
-  /** Answers RequestKind.read of another node: u32 length of the JSON head, the head, the body. */
+  /**
+   * Answers RequestKind.read of another node: u32 length of the JSON head, the head, the body. Empty: not from here,
+   * ask another node. Rejects only where there is a bug; whoever serves the request answers it with nothing then.
+   */
   async answerRead(request: Uint8Array): Promise<Uint8Array> {
-    const { id, verb, consistency } = decodeReadRequest(request);
+    const { id, verb, consistency, waitMs } = decodeReadRequest(request);
     try {
-      const { body, etag, notModified, appliedIndex } = await this.readHere(id, verb, consistency);
+      const answer = await this.readHere(id, verb, consistency, Math.min(waitMs, this.options.timeoutMs));
+      if (answer === null) return NOT_FROM_HERE;
+      const { body, etag, notModified, appliedIndex } = answer;
       return encodeReadAnswer({ etag, notModified, appliedIndex, error: null }, body);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -124,30 +132,63 @@ export class Store implements StoreApi {
   }
 
   private async read(id: string, verb: ReadVerb, consistency: Consistency): Promise<WindowAnswer> {
-    const group = groupOf(id);
-    if (this.options.router.hosts(group)) return this.readHere(id, verb, consistency);
-    const request = Buffer.from(JSON.stringify({ id, verb, consistency }));
-    for (const node of this.options.router.hostsOf(group)) {
-      const answer = await this.ask(node, request);
-      if (answer === null) continue;
-      const { head, body } = decodeReadAnswer(answer);
-      if (head.error !== null) throw new ApiError(head.error.code, head.error.message, head.error.fields);
-      return { body, etag: head.etag, notModified: head.notModified, appliedIndex: head.appliedIndex };
-    }
-    throw new ApiError('raft_unavailable', `No node that hosts Raft group ${group} can be reached. Retry.`, { outcome: 'not_applied' });
+    const { timeoutMs } = this.options;
+    const deadline = performance.now() + timeoutMs;
+    return (await this.readHere(id, verb, consistency, timeoutMs)) ?? this.readElsewhere(id, verb, consistency, deadline);
   }
 
-  private ask(node: string, request: Uint8Array): Promise<Uint8Array | null> {
+  /** From this node's replica; null where there is none, or none that is sound. */
+  private async readHere(id: string, verb: ReadVerb, consistency: Consistency, waitMs: number): Promise<(ReadResult & { appliedIndex: number | null }) | null> {
+    const { router, machine } = this.options;
+    const group = groupOf(id);
+    if (consistency === 'linearizable' && router.hosts(group) && !(await router.barrier(group, waitMs))) return null;
+    if (!router.hosts(group)) return null;
+    const appliedIndex = consistency === 'stale' ? this.options.appliedIndex(group) : null;
+    try {
+      return { ...read(machine.rowsOf(id), id, verb), appliedIndex };
+    } catch (error) {
+      // Found just now, by this very read: the replica is out already, and others hold the same rows.
+      if (error instanceof DamageError) return null;
+      throw error;
+    }
+  }
+
+  /** One host after the other; each gets a share of the time, so that one that hangs leaves some for the next. */
+  private async readElsewhere(id: string, verb: ReadVerb, consistency: Consistency, deadline: number): Promise<WindowAnswer> {
+    const group = groupOf(id);
+    const nodes = this.options.router.hostsOf(group);
+    let refusal: ApiError | null = null;
+    for (const [i, node] of nodes.entries()) {
+      const waitMs = Math.floor((deadline - performance.now()) / (nodes.length - i));
+      if (waitMs <= 0) break;
+      const answer = await this.ask(node, { id, verb, consistency, waitMs });
+      if (answer === null) continue;
+      const { head, body } = answer;
+      if (head.error === null) return { body, etag: head.etag, notModified: head.notModified, appliedIndex: head.appliedIndex };
+      const error = new ApiError(head.error.code, head.error.message, head.error.fields);
+      // A host that is cut off from its leader says nothing about the others.
+      if (error.code !== 'raft_unavailable') throw error;
+      refusal = error;
+    }
+    throw refusal ?? new ApiError('raft_unavailable', `No node that hosts Raft group ${group} can be reached. Retry.`, { outcome: 'not_applied' });
+  }
+
+  /** null: no answer from there. */
+  private ask(node: string, request: ReadRequest): Promise<{ head: ReadHead; body: Buffer } | null> {
     return new Promise((resolve) => {
-      this.options.network.request(node, RequestKind.read, request, this.options.timeoutMs, (failure, answer) => resolve(failure === null ? answer : null));
+      const body = Buffer.from(JSON.stringify(request));
+      this.options.network.request(node, RequestKind.read, body, request.waitMs, (failure, answer) => resolve(failure === null && answer !== null ? decodeReadAnswer(answer) : null));
     });
   }
 
-  private async readHere(id: string, verb: ReadVerb, consistency: Consistency): Promise<ReadResult & { appliedIndex: number | null }> {
-    const group = groupOf(id);
-    if (consistency === 'linearizable') await this.options.router.barrier(group);
-    const appliedIndex = consistency === 'stale' ? this.options.appliedIndex(group) : null;
-    return { ...read(this.options.machine.rowsOf(id), id, verb), appliedIndex };
+  /** The context after a change that was applied. A failure from here on must not read as if nothing had been. */
+  private async readBack(id: string): Promise<Buffer> {
+    try {
+      return (await this.get(id, 'linearizable')).body;
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 503) throw error;
+      throw new ApiError('timeout', 'The change was made, but the context could not be read back in time. Read it again before repeating the call.', { outcome: 'unknown' });
+    }
   }
 
   private countAppended(drafts: readonly MessageDraft[], tokens: readonly number[], many: boolean): void {
@@ -155,8 +196,15 @@ export class Store implements StoreApi {
     for (const [i, draft] of drafts.entries()) this.options.metrics.messageAppended(asciiOf(draft.roleText), many ? 'batch' : 'single', tokens[i] ?? 0);
   }
 
+  /** A guess at the context's model that costs nothing; apply checks it. '' is the server's default. */
   private localModel(id: string): string {
-    return this.options.router.hosts(groupOf(id)) ? (this.options.machine.rowsOf(id).config(id)?.model ?? '') : '';
+    if (!this.options.router.hosts(groupOf(id))) return '';
+    try {
+      return this.options.machine.rowsOf(id).config(id)?.model ?? '';
+    } catch (error) {
+      if (error instanceof DamageError) return '';
+      throw error;
+    }
   }
 
   /** Settings in force and their revision, or null where there is no such context. */
@@ -237,6 +285,16 @@ function settingsToApply(settings: PutSettings, merged: ContextConfig): Partial<
   };
 }
 
+/** What one node asks another: the verb, and how long the asker will wait. */
+interface ReadRequest {
+  readonly id: string;
+  readonly verb: ReadVerb;
+  readonly consistency: Consistency;
+  readonly waitMs: number;
+}
+
+const NOT_FROM_HERE = new Uint8Array(0);
+
 interface ReadHead {
   readonly etag: string;
   readonly notModified: boolean;
@@ -251,38 +309,43 @@ function encodeReadAnswer(head: ReadHead, body: Buffer): Uint8Array {
   return Buffer.concat([length, text, body]);
 }
 
-function decodeReadAnswer(answer: Uint8Array): { head: ReadHead; body: Buffer } {
+/** null for an answer of no use: empty, or in a form that this version does not know. */
+function decodeReadAnswer(answer: Uint8Array): { head: ReadHead; body: Buffer } | null {
   const bytes = Buffer.from(answer.buffer, answer.byteOffset, answer.byteLength);
-  const length = bytes.readUInt32BE(0);
-  const head: unknown = JSON.parse(bytes.toString('utf8', 4, 4 + length));
-  if (!isReadHead(head)) throw new Error('a peer answered a read in a form this version does not know');
-  return { head, body: Buffer.from(bytes.subarray(4 + length)) };
+  if (bytes.length < 4) return null;
+  const end = 4 + bytes.readUInt32BE(0);
+  let head: unknown;
+  try {
+    head = JSON.parse(bytes.toString('utf8', 4, end));
+  } catch {
+    return null;
+  }
+  return isReadHead(head) ? { head, body: bytes.subarray(end) } : null;
 }
 
 function isReadHead(value: unknown): value is ReadHead {
-  if (typeof value !== 'object' || value === null || !('etag' in value) || !('notModified' in value) || !('error' in value)) return false;
-  const { error } = value;
-  return error === null || (typeof error === 'object' && 'code' in error && String(error.code) in ERROR_STATUS);
+  if (typeof value !== 'object' || value === null) return false;
+  const { etag, notModified, appliedIndex, error } = value as Record<string, unknown>;
+  if (typeof etag !== 'string' || typeof notModified !== 'boolean' || !(appliedIndex === null || typeof appliedIndex === 'number')) return false;
+  return error === null || (typeof error === 'object' && error !== undefined && 'code' in error && String(error.code) in ERROR_STATUS);
 }
 
-function decodeReadRequest(request: Uint8Array): { id: string; verb: ReadVerb; consistency: Consistency } {
-  const value: unknown = JSON.parse(Buffer.from(request).toString());
+function decodeReadRequest(request: Uint8Array): ReadRequest {
+  const value: unknown = JSON.parse(Buffer.from(request.buffer, request.byteOffset, request.byteLength).toString());
   if (!isReadRequest(value)) throw new Error('malformed read request');
   return value;
 }
 
-function isReadRequest(value: unknown): value is { id: string; verb: ReadVerb; consistency: Consistency } {
+function isReadRequest(value: unknown): value is ReadRequest {
+  if (typeof value !== 'object' || value === null) return false;
+  const { id, verb, consistency, waitMs } = value as Record<string, unknown>;
   return (
-    typeof value === 'object' &&
-    value !== null &&
-    'id' in value &&
-    typeof value.id === 'string' &&
-    'verb' in value &&
-    typeof value.verb === 'object' &&
-    value.verb !== null &&
-    'verb' in value.verb &&
-    ['get', 'settings', 'tail', 'messages', 'window'].includes(String(value.verb.verb)) &&
-    'consistency' in value &&
-    (value.consistency === 'linearizable' || value.consistency === 'stale')
+    typeof id === 'string' &&
+    typeof verb === 'object' &&
+    verb !== null &&
+    'verb' in verb &&
+    ['get', 'settings', 'tail', 'messages', 'window'].includes(String(verb.verb)) &&
+    (consistency === 'linearizable' || consistency === 'stale') &&
+    typeof waitMs === 'number'
   );
 }
