@@ -318,7 +318,7 @@ export class RaftHost {
       this.stats.snapshotsInstalled += 1;
       replica.installing = replica.next?.snapshot !== null && replica.next !== null;
       this.#ports.machine.restored(replica.group, done.snapshot);
-      replica.proposals.jumped(done.snapshot.index);
+      replica.proposals.jumped(done.snapshot.index, done.snapshot.term, raft.leader);
       // Behind it there may be a second snapshot already; then Raft counts neither as applied yet.
       replica.reads.applied(raft.applied);
       if (replica.hasBacklog) this.#applying.push(replica);

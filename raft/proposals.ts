@@ -1,6 +1,7 @@
 /**
  * Who waits for which entry of one group. A proposal is answered when the entry at its index applies here, whoever
- * leads by then: the same term means it was this proposal's entry, another term that it was overwritten.
+ * leads by then: the same term means it was this proposal's entry, another term that it was overwritten. It is also
+ * answered as overwritten once an entry of a later term applies below it.
  */
 import type { ProposeRefusal, ReplicaId } from './types.ts';
 
@@ -26,6 +27,8 @@ interface Waiting {
 export class Proposals {
   readonly #waiting = new Map<number, Waiting>();
   #count = 0;
+  /** Term of the last applied entry. */
+  #appliedTerm = 0;
 
   /** Callers that wait. Bounded by the host, which refuses to propose beyond its limit. */
   get count(): number {
@@ -37,25 +40,46 @@ export class Proposals {
     this.#count += 1;
   }
 
-  has(index: number): boolean {
-    return this.#waiting.has(index);
-  }
-
-  /** The entry of `term` at `index` was applied here with `reply`. */
+  /**
+   * The entry of `term` at `index` was applied here with `reply`. Terms never decrease along the committed log, so
+   * whatever older terms still wait for behind it can never be committed: they are answered at once instead of when
+   * the log grows that far, which in a quiet group may be never.
+   */
   applied(index: number, term: number, reply: unknown, leader: ReplicaId): void {
     const first = this.#waiting.get(index);
-    if (first === undefined) return;
-    this.#waiting.delete(index);
-    for (let waiting: Waiting | undefined = first; waiting !== undefined; waiting = waiting.earlier) {
-      this.#count -= 1;
-      waiting.done(waiting.term === term ? { status: 'applied', index, term, reply } : { status: 'not_applied', reason: 'superseded', leader });
+    if (first !== undefined) {
+      this.#waiting.delete(index);
+      for (let waiting: Waiting | undefined = first; waiting !== undefined; waiting = waiting.earlier) {
+        this.#count -= 1;
+        waiting.done(waiting.term === term ? { status: 'applied', index, term, reply } : { status: 'not_applied', reason: 'superseded', leader });
+      }
     }
+    if (term > this.#appliedTerm) this.#supersede(term, leader);
   }
 
-  /** A snapshot replaced the state up to `index`: what was applied on the way there is not known here. */
-  jumped(index: number): void {
+  /** A snapshot replaced the state up to (index, term): what was applied on the way there is not known here. */
+  jumped(index: number, term: number, leader: ReplicaId): void {
     for (const [at, first] of [...this.#waiting]) {
       if (at <= index) this.#unknown(at, first, 'snapshot');
+    }
+    if (term > this.#appliedTerm) this.#supersede(term, leader);
+  }
+
+  /** An entry of `term` is committed below all that wait. */
+  #supersede(term: number, leader: ReplicaId): void {
+    this.#appliedTerm = term;
+    for (const [at, first] of [...this.#waiting]) {
+      let kept: Waiting | undefined;
+      const lost: Waiting[] = [];
+      for (let waiting: Waiting | undefined = first; waiting !== undefined; waiting = waiting.earlier) {
+        if (waiting.term < term) lost.push(waiting);
+        else kept = { term: waiting.term, done: waiting.done, earlier: kept };
+      }
+      if (lost.length === 0) continue;
+      if (kept === undefined) this.#waiting.delete(at);
+      else this.#waiting.set(at, kept);
+      this.#count -= lost.length;
+      for (const { done } of lost) done({ status: 'not_applied', reason: 'superseded', leader });
     }
   }
 

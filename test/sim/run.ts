@@ -39,7 +39,7 @@ export interface RunResult {
 }
 
 const TICK_MS = 50;
-const CONVERGE_TICKS_MAX = 900;
+const CONVERGE_TICKS_MAX = 600;
 const FOUNDED: { readonly index: number; readonly term: number } = { index: 1, term: 1 };
 
 /** Runs one seed to its end or to the first violation. */
@@ -162,6 +162,7 @@ class Run {
       if (tick % 10 === 0) {
         waits = this.#unsettled(marks);
         if (waits === '') break;
+        this.#world.trace(() => `waits: ${waits}`);
         if (tick % 20 === 0) this.#groups.forEach((group) => this.#propose(group, (index) => marks.set(group, index)));
       }
       this.#runFor(TICK_MS);

@@ -331,6 +331,21 @@ describe('host: answers', () => {
     assert.deepEqual(bench.applied, ['won']);
   });
 
+  it('answers what an entry of a later term rules out, though the log is not that long yet', () => {
+    const bench = new Bench(THREE);
+    bench.lead();
+    const { term, lastIndex } = bench.status();
+    const lost: ProposeOutcome[][] = ['a', 'b', 'c'].map((data) => bench.propose(data));
+    bench.settle();
+    bench.receive(2, { term: term + 1, index: lastIndex, logTerm: term, entries: [entry(lastIndex + 1, term + 1)], commit: lastIndex });
+    bench.settle();
+    assert.equal(lost.flat().length, 0, 'not committed: they may still win');
+    bench.receive(2, { type: MessageType.heartbeat, term: term + 1, commit: lastIndex + 1 });
+    bench.settle();
+    assert.deepEqual(lost.map(([outcome]) => outcome?.status === 'not_applied' && outcome.reason), ['superseded', 'superseded', 'superseded']);
+    assert.equal(bench.status().proposalsWaiting, 0);
+  });
+
   it('answers a proposal that outlives its leadership', () => {
     const bench = new Bench(THREE);
     bench.lead();
