@@ -10,11 +10,13 @@ import { Coordinator } from './cluster/coordinator.ts';
 import { describeCluster } from './cluster/describe.ts';
 import { Founding } from './cluster/founding.ts';
 import { Health } from './cluster/health.ts';
-import { IdentityError, openIdentity, PeerLedger, type OpenedIdentity } from './cluster/identity.ts';
+import { IdentityError, openIdentity, type OpenedIdentity } from './cluster/identity.ts';
+import { PeerLedger } from './cluster/ledger.ts';
 import { PEER_PATH, PeerLinks } from './cluster/links.ts';
 import { successorRank } from './cluster/placement.ts';
 import { RequestKind, type FoundingRecord } from './cluster/ports.ts';
 import { Router } from './cluster/router.ts';
+import { Standing } from './cluster/standing.ts';
 import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snapshots.ts';
 import { foundingConf, foundingTopology, encodeTopology, replicaOn, type Topology } from './cluster/topology.ts';
 import type { Config } from './config.ts';
@@ -109,13 +111,14 @@ export class Node {
     this.counter = counter;
     this.keys = new PeerKeys({ clusterSecrets: config.clusterSecrets, apiKeys: config.apiKeys });
     const clusterId = (): string => this.founding?.record?.clusterId ?? identity.clusterId;
-    const ledger = new PeerLedger({
+    const ledger = PeerLedger.open({
       facts: storage.facts,
       clusterId,
       knownStore: (name) => this.topology?.nodes.find((known) => known.name === name)?.storeId ?? null,
     });
     this.links = new PeerLinks({
       self: () => ({ ...identity, clusterId: clusterId(), address: this.address(), wireFormat: WIRE_FORMAT }),
+      standing: Standing.open({ facts: storage.facts, identity, promises: () => this.promises() }),
       ledger,
       keys: this.keys,
       tls: null,
@@ -195,7 +198,7 @@ export class Node {
     this.health.close();
     this.router.close();
     for (const timer of this.timers) clearInterval(timer);
-    this.receiver.close();
+    await this.receiver.close();
     await this.sender.close();
     await this.links.close();
     await serverClosed;
@@ -282,6 +285,12 @@ export class Node {
   private takeOut(group: GroupId, reason: string): void {
     this.logger.error({ type: 'damage', group, reason }, `damage found in group ${group}: its replica on this node takes itself out and never votes again`);
     this.host.removeGroup(group);
+  }
+
+  /** Changes with every write of Raft state that began or became durable. */
+  private promises(): number {
+    const { writes, entriesPersisted, snapshotsInstalled } = this.host.stats;
+    return writes + entriesPersisted + snapshotsInstalled;
   }
 
   private addGroup(group: GroupId, replica: ReplicaId): void {

@@ -4,20 +4,30 @@
  * cursor while the sender still holds the snapshot. Owns sessions and pacing; rows and staging are storage's.
  */
 import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import { request } from 'undici';
 import type { SnapshotFetcher } from '../../raft/ports.ts';
 import type { ConfState, GroupId, NodeId, SnapshotMeta } from '../../raft/types.ts';
+import { DamageError } from '../storage/checksum.ts';
+import { SnapshotError } from '../storage/snapshots.ts';
 import type { Storage } from '../storage/store.ts';
 import type { Logger } from '../log.ts';
 import type { PeerKeys } from './auth.ts';
 
 /** A snapshot pins old LevelDB files: an idle session is dropped after this long and the transfer restarts. */
 const SESSION_IDLE_MS = 30_000;
-const SESSIONS_MAX = 8;
-const FETCHES_MAX = 4;
+/** Sessions open at once; whoever asks for one more is told to come back. */
+export const SESSIONS_MAX = 8;
+/** Transfers to this node at once; further groups stand in line, each at most once. */
+export const FETCHES_MAX = 4;
 const CHUNK_BYTES = 512 * 1024;
-const CHUNK_RETRIES = 10;
+/** A chunk ends with the row that passes its size; no row comes near this. */
+const CHUNK_BYTES_MAX = 64 * 1024 * 1024;
+/** A transfer that gets no chunk for this long is given up: by now another node may lead, and be told so. */
+const NO_PROGRESS_MS = 10_000;
+const RETRY_MS = 100;
+const RETRY_MS_MAX = 1000;
 
 type StateSnapshot = ReturnType<Storage['openSnapshot']>;
 
@@ -45,29 +55,39 @@ export class SnapshotSender {
     this.sweeper.unref();
   }
 
-  /**
-   * One chunk. Without `session` a new one is opened (header x-session names it). Headers: x-next (cursor of the next
-   * chunk, absent at the end), x-meta (JSON SnapshotMeta). 410: the session is gone, start over; 429: too many.
-   */
-  async answer(group: GroupId, session: string, cursor: string): Promise<SnapshotAnswer> {
-    let id = session;
-    if (id === '') {
-      if (this.sessions.size >= SESSIONS_MAX) return { status: 429, headers: {}, body: NOTHING };
-      id = randomUUID();
-      this.sent++;
-      this.sessions.set(id, { group, snapshot: this.storage.openSnapshot(group), usedAt: this.now() });
-    }
-    const open = this.sessions.get(id);
-    if (open === undefined || open.group !== group) return { status: 410, headers: {}, body: NOTHING };
-    open.usedAt = this.now();
-    const { chunk, next } = await open.snapshot.read(cursor, CHUNK_BYTES);
-    open.usedAt = this.now();
-    const headers: Record<string, string> = { 'x-session': id, 'x-meta': JSON.stringify(open.snapshot.meta) };
-    if (next !== null) headers['x-next'] = next;
-    return { status: 200, headers, body: chunk };
+  /** Sessions that hold a snapshot open. */
+  get open(): number {
+    return this.sessions.size;
   }
 
-  /** The receiver is done; a session not ended so is swept when idle. */
+  /**
+   * One chunk. Without `session` a new one is opened (header x-session names it). Headers: x-next (cursor of the next
+   * chunk, absent at the end), x-meta (JSON SnapshotMeta). 404: no such group here; 409: its replica is damaged; 410:
+   * the session is gone, start over; 429: too many.
+   */
+  async answer(group: GroupId, session: string, cursor: string): Promise<SnapshotAnswer> {
+    const id = session === '' ? this.begin(group) : session;
+    if (typeof id === 'number') return refusal(id);
+    const open = this.sessions.get(id);
+    if (open === undefined || open.group !== group) return refusal(410);
+    open.usedAt = this.now();
+    try {
+      const { chunk, next } = await open.snapshot.read(cursor, CHUNK_BYTES);
+      open.usedAt = this.now();
+      const headers: Record<string, string> = { 'x-session': id, 'x-meta': JSON.stringify(open.snapshot.meta) };
+      if (next !== null) headers['x-next'] = next;
+      return { status: 200, headers, body: chunk };
+    } catch (error) {
+      // Swept or ended while it was read.
+      if (!this.sessions.has(id)) return refusal(410);
+      await this.end(id);
+      if (error instanceof DamageError) return refusal(409);
+      if (error instanceof SnapshotError) return refusal(410);
+      throw error;
+    }
+  }
+
+  /** The receiver is done with the session; one not ended so is swept when idle. */
   async end(session: string): Promise<void> {
     const open = this.sessions.get(session);
     this.sessions.delete(session);
@@ -79,18 +99,39 @@ export class SnapshotSender {
     await Promise.all([...this.sessions.keys()].map((session) => this.end(session)));
   }
 
+  /** The new session's name, or the status of a refusal. */
+  private begin(group: GroupId): string | number {
+    if (this.sessions.size >= SESSIONS_MAX) return 429;
+    const replica = this.storage.groups().find((info) => info.group === group);
+    if (replica === undefined) return 404;
+    if (replica.damaged !== null) return 409;
+    const session = randomUUID();
+    this.sessions.set(session, { group, snapshot: this.storage.openSnapshot(group), usedAt: this.now() });
+    this.sent++;
+    return session;
+  }
+
   private sweep(): void {
     for (const [session, { usedAt }] of this.sessions) if (this.now() - usedAt > SESSION_IDLE_MS) void this.end(session);
   }
 }
 
-/** Serves SnapshotSender at GET /_peer/snapshot, to peers only. */
+function refusal(status: number): SnapshotAnswer {
+  return { status, headers: {}, body: NOTHING };
+}
+
+/** Serves SnapshotSender at GET and DELETE /_peer/snapshot, to peers only. */
 export function mountSnapshots(app: FastifyInstance, sender: SnapshotSender, keys: PeerKeys): void {
   app.get<{ Querystring: Record<string, string | undefined> }>('/_peer/snapshot', { schema: { hide: true } }, async (request, reply) => {
     if (!keys.accepts(request.headers.authorization)) return reply.code(401).send();
     const { group, session = '', cursor = '' } = request.query;
     const answer = await sender.answer(Number(group), session, cursor);
     return reply.code(answer.status).headers(answer.headers).header('content-type', 'application/octet-stream').send(answer.body);
+  });
+  app.delete<{ Querystring: Record<string, string | undefined> }>('/_peer/snapshot', { schema: { hide: true } }, async (request, reply) => {
+    if (!keys.accepts(request.headers.authorization)) return reply.code(401).send();
+    await sender.end(request.query['session'] ?? '');
+    return reply.code(204).send();
   });
 }
 
@@ -103,10 +144,20 @@ export interface FetcherOptions {
   readonly logger: Logger;
 }
 
+interface Chunk {
+  readonly body: Uint8Array;
+  readonly session: string;
+  readonly next: string | null;
+  readonly meta: SnapshotMeta;
+}
+
 /** The receiving side; implements Raft's SnapshotFetcher. */
 export class SnapshotReceiver implements SnapshotFetcher {
   private readonly options: FetcherOptions;
-  private readonly active = new Set<GroupId>();
+  /** Groups with a transfer under way or in line. */
+  private readonly groups = new Set<GroupId>();
+  private readonly line: (() => void)[] = [];
+  private readonly underWay = new Set<Promise<void>>();
   private readonly abort = new AbortController();
   /** Finished transfers, for metrics. */
   installed = 0;
@@ -117,23 +168,13 @@ export class SnapshotReceiver implements SnapshotFetcher {
   }
 
   fetch(group: GroupId, from: NodeId, index: number, done: (error: Error | null, meta: SnapshotMeta | null) => void): void {
-    if (this.active.has(group)) return;
-    if (this.active.size >= FETCHES_MAX) return done(new Error('too many snapshot transfers under way'), null);
-    this.active.add(group);
-    this.transfer(group, from, index).then(
-      (meta) => {
-        this.active.delete(group);
-        this.installed++;
-        this.options.logger.info({ type: 'snapshot_received', group, from, index: meta.index }, 'snapshot received');
-        done(null, meta);
-      },
-      (error: unknown) => {
-        this.active.delete(group);
-        this.failed++;
-        this.options.logger.warn({ type: 'snapshot_failed', group, from, reason: String(error) }, 'snapshot transfer failed; it will be tried again');
-        done(error instanceof Error ? error : new Error(String(error)), null);
-      },
-    );
+    if (this.groups.has(group)) return;
+    if (this.abort.signal.aborted) return done(new Error('the node is closing'), null);
+    this.groups.add(group);
+    // A refusal would cost the group an election timeout or two until its leader tells it again; a node that comes back
+    // after a long time needs all its groups.
+    this.line.push(() => this.start(group, from, index, done));
+    this.next();
   }
 
   /** Raft had no use for a finished transfer: nothing of it stays. */
@@ -141,64 +182,122 @@ export class SnapshotReceiver implements SnapshotFetcher {
     this.options.storage.discardStaged(group);
   }
 
-  close(): void {
-    this.abort.abort();
+  /** Gives up what is under way; resolves when nothing touches the storage any more. */
+  async close(): Promise<void> {
+    this.abort.abort(new Error('the node is closing'));
+    this.next();
+    await Promise.all(this.underWay);
+  }
+
+  private next(): void {
+    while (this.line.length > 0 && (this.underWay.size < FETCHES_MAX || this.abort.signal.aborted)) this.line.shift()?.();
+  }
+
+  private start(group: GroupId, from: NodeId, index: number, done: (error: Error | null, meta: SnapshotMeta | null) => void): void {
+    const { logger } = this.options;
+    const ended = (): void => {
+      this.underWay.delete(running);
+      this.groups.delete(group);
+    };
+    const running: Promise<void> = this.transfer(group, from, index)
+      .then(
+        (meta) => {
+          ended();
+          this.installed++;
+          logger.info({ type: 'snapshot_received', group, from, index: meta.index }, 'snapshot received');
+          done(null, meta);
+        },
+        (error: unknown) => {
+          ended();
+          this.failed++;
+          logger.warn({ type: 'snapshot_failed', group, from, reason: String(error) }, 'snapshot transfer failed; it will be tried again');
+          done(error instanceof Error ? error : new Error(String(error)), null);
+        },
+      )
+      .finally(() => this.next());
+    this.underWay.add(running);
   }
 
   private async transfer(group: GroupId, from: NodeId, index: number): Promise<SnapshotMeta> {
-    const staged = await this.options.storage.stage(group);
+    this.abort.signal.throwIfAborted();
+    const staged = this.options.storage.stage(group);
+    let session = '';
     try {
-      let session = '';
       let cursor = '';
       for (;;) {
-        const answer = await this.chunk(from, group, session, cursor);
-        await staged.write(answer.body);
-        session = answer.session;
-        if (answer.next !== null) {
-          cursor = answer.next;
+        const chunk = await this.chunk(from, group, session, cursor);
+        session = chunk.session;
+        if (chunk.meta.index < index) throw new Error(`snapshot of group ${group} ends at ${chunk.meta.index}, before ${index}`);
+        await staged.write(chunk.body);
+        this.abort.signal.throwIfAborted();
+        if (chunk.next !== null) {
+          cursor = chunk.next;
           continue;
         }
-        if (answer.meta.index < index) throw new Error(`snapshot of group ${group} ends at ${answer.meta.index}, before ${index}`);
-        await staged.finish(answer.meta);
-        return answer.meta;
+        await staged.finish(chunk.meta);
+        return chunk.meta;
       }
     } catch (error) {
       await staged.abort();
       throw error;
+    } finally {
+      if (session !== '') this.endSession(from, session);
     }
+  }
+
+  /** Best effort: the sender drops an idle session by itself, only later, and has few of them. */
+  private endSession(from: NodeId, session: string): void {
+    const url = this.url(from, { session });
+    if (url === null || this.abort.signal.aborted) return;
+    request(url, { method: 'DELETE', headers: this.options.headers(), headersTimeout: NO_PROGRESS_MS, signal: this.abort.signal }).then(
+      (response) => void response.body.dump().catch(() => undefined),
+      () => undefined,
+    );
   }
 
   /** One chunk, tried again over transient failures; the sender's lease decides whether the session survived. */
-  private async chunk(from: NodeId, group: GroupId, session: string, cursor: string): Promise<{ body: Uint8Array; session: string; next: string | null; meta: SnapshotMeta }> {
-    let failure: unknown;
-    for (let attempt = 0; attempt < CHUNK_RETRIES; attempt++) {
-      if (attempt > 0) await new Promise((resolve) => setTimeout(resolve, 100 * attempt));
-      const address = this.options.address(from);
-      if (address === undefined) throw new Error(`no address known for node ${from}`);
+  private async chunk(from: NodeId, group: GroupId, session: string, cursor: string): Promise<Chunk> {
+    const { signal } = this.abort;
+    const deadline = performance.now() + NO_PROGRESS_MS;
+    for (let attempt = 1; ; attempt++) {
       try {
-        const query = new URLSearchParams({ group: String(group), session, cursor });
-        const response = await request(`http://${address}/_peer/snapshot?${query}`, {
-          headers: this.options.headers(),
-          headersTimeout: 10_000,
-          bodyTimeout: 10_000,
-          signal: this.abort.signal,
-        });
-        const body = new Uint8Array(await response.body.arrayBuffer());
-        if (response.statusCode === 410) throw new RestartTransfer(`node ${from} no longer holds the snapshot session`);
-        if (response.statusCode !== 200) throw new Error(`node ${from} answered ${response.statusCode}`);
-        const next = response.headers['x-next'];
-        return { body, session: String(response.headers['x-session'] ?? ''), next: next === undefined ? null : String(next), meta: decodeMeta(String(response.headers['x-meta'])) };
+        return await this.chunkOnce(from, group, session, cursor);
       } catch (error) {
-        if (error instanceof RestartTransfer || this.abort.signal.aborted) throw error;
-        failure = error;
+        const waitMs = Math.min(RETRY_MS * attempt, RETRY_MS_MAX);
+        if (error instanceof HopelessTransfer || signal.aborted || performance.now() + waitMs > deadline) throw error;
+        await delay(waitMs, undefined, { signal });
       }
     }
-    throw failure instanceof Error ? failure : new Error(String(failure));
+  }
+
+  private async chunkOnce(from: NodeId, group: GroupId, session: string, cursor: string): Promise<Chunk> {
+    const url = this.url(from, { group: String(group), session, cursor });
+    if (url === null) throw new HopelessTransfer(`no address known for node ${from}`);
+    const signal = AbortSignal.any([this.abort.signal, AbortSignal.timeout(NO_PROGRESS_MS)]);
+    const { statusCode, headers, body } = await request(url, { headers: this.options.headers(), signal });
+    const announced = Number(headers['content-length'] ?? 0);
+    if (statusCode !== 200 || announced > CHUNK_BYTES_MAX) {
+      await body.dump();
+      if (statusCode === 200) throw new HopelessTransfer(`node ${from} sent a chunk of ${announced} bytes`);
+      const reason = `node ${from} answered ${statusCode}`;
+      throw HOPELESS_STATUS.has(statusCode) ? new HopelessTransfer(reason) : new Error(reason);
+    }
+    const chunk = new Uint8Array(await body.arrayBuffer());
+    const next = headers['x-next'];
+    return { body: chunk, session: String(headers['x-session'] ?? ''), next: next === undefined ? null : String(next), meta: decodeMeta(String(headers['x-meta'])) };
+  }
+
+  private url(node: NodeId, query: Record<string, string>): string | null {
+    const address = this.options.address(node);
+    return address === undefined ? null : `http://${address}/_peer/snapshot?${new URLSearchParams(query)}`;
   }
 }
 
-/** The sender forgot the session: nothing of this transfer can be continued. */
-class RestartTransfer extends Error {}
+/** Not authorized, not hosted, damaged, session gone: asking again for the same will not help. */
+const HOPELESS_STATUS: ReadonlySet<number> = new Set([401, 404, 409, 410]);
+
+/** Nothing of this transfer can be continued. */
+class HopelessTransfer extends Error {}
 
 function decodeMeta(text: string): SnapshotMeta {
   const value: unknown = JSON.parse(text);
