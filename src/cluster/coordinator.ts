@@ -4,8 +4,10 @@
  * spread over. Every change is compare-and-set on the topology's epoch. Owns no table: topology.ts does.
  */
 import type { RaftHost } from '../../raft/host.ts';
+import type { GroupId } from '../../raft/types.ts';
 import { TOPOLOGY_GROUP } from '../constants.ts';
 import type { Logger } from '../log.ts';
+import { compareNames } from './hello.ts';
 import type { NodeIdentity, PeerNetwork } from './ports.ts';
 import type { Router } from './router.ts';
 import { encodeTopologyCommand, replicaOn, type Topology, type TopologyCommand } from './topology.ts';
@@ -15,6 +17,11 @@ const INTERVAL_MS = 250;
 const TRANSFERS_MAX = 16;
 /** A node must have been up this many rounds before leaders move to it, so that a flapping link moves nothing. */
 const STEADY_ROUNDS = 4;
+/**
+ * A leadership that came here while its preferred node was up was handed over, not lost: that node is stopping, or its
+ * clock or disk is ill. It is given back only if the node is still there this many rounds later.
+ */
+const HANDED_OVER_ROUNDS = 40;
 
 export interface CoordinatorOptions {
   readonly identity: NodeIdentity;
@@ -32,7 +39,11 @@ export interface CoordinatorOptions {
 export class Coordinator {
   private readonly options: CoordinatorOptions;
   private readonly timer: ReturnType<typeof setInterval>;
-  private readonly steady = new Map<string, number>();
+  private rounds = 0;
+  /** Round since which a node has been up without a break, or 0. */
+  private readonly upSince = new Map<string, number>();
+  /** Round since which this node leads a group. */
+  private readonly ledSince = new Map<GroupId, number>();
   /** One change of ours is on its way; the next round looks again. */
   private proposing = false;
 
@@ -63,18 +74,30 @@ export class Coordinator {
     const topology = this.options.topology();
     if (topology === null) return;
     const { network, identity } = this.options;
-    for (const { name } of topology.nodes) this.steady.set(name, network.isUp(name) ? (this.steady.get(name) ?? 0) + 1 : 0);
+    this.rounds++;
+    for (const { name } of topology.nodes) {
+      if (!network.isUp(name)) this.upSince.set(name, 0);
+      else if ((this.upSince.get(name) ?? 0) === 0) this.upSince.set(name, this.rounds);
+    }
     this.recordCoordinator(topology);
     this.keepAddress(topology, identity);
     this.spreadLeaders(topology, identity.name);
   }
 
+  private isSteady(name: string): boolean {
+    const since = this.upSince.get(name) ?? 0;
+    return since > 0 && this.rounds - since >= STEADY_ROUNDS;
+  }
+
   private recordCoordinator(topology: Topology): void {
     const { host, network, identity } = this.options;
-    if (host.status(TOPOLOGY_GROUP)?.role !== 'leader') return;
-    const live = topology.nodes.filter((node) => node.state !== 'removed' && (node.name === identity.name || network.isUp(node.name)));
-    const lowest = live.map((node) => node.name).sort()[0];
+    if (!host.isLeader(TOPOLOGY_GROUP)) return;
+    const members = topology.nodes.filter((node) => node.state !== 'removed').map((node) => node.name);
+    // Steadiness keeps a flapping link out of the log; one who is up stays coordinator while others prove theirs.
+    const lowest = members.filter((name) => name === identity.name || this.isSteady(name)).sort(compareNames)[0];
     if (lowest === undefined || lowest === topology.coordinator) return;
+    const isHeard = members.includes(topology.coordinator) && (topology.coordinator === identity.name || network.isUp(topology.coordinator));
+    if (isHeard && compareNames(topology.coordinator, lowest) < 0) return;
     this.change({ type: 'coordinator', ifEpoch: topology.epoch, name: lowest });
   }
 
@@ -87,16 +110,26 @@ export class Coordinator {
   private spreadLeaders(topology: Topology, self: string): void {
     let moved = 0;
     for (const group of this.options.host.groups()) {
+      if (!this.options.host.isLeader(group)) {
+        this.ledSince.delete(group);
+        continue;
+      }
+      const since = this.ledSince.get(group) ?? this.rounds;
+      this.ledSince.set(group, since);
       const preferred = topology.groups[group]?.preferred;
-      if (preferred === undefined || preferred === self || (this.steady.get(preferred) ?? 0) < STEADY_ROUNDS || !this.options.isClockTrusted(preferred)) continue;
+      if (moved === TRANSFERS_MAX || preferred === undefined || preferred === self || !this.mayReturn(preferred, since)) continue;
       const status = this.options.host.status(group);
-      if (status?.role !== 'leader') continue;
       const replica = replicaOn(topology, group, preferred);
-      const progress = status.progress.find((p) => p.replica === replica);
-      if (progress === undefined || !progress.active || progress.learner || progress.match < status.commit) continue;
+      const progress = status?.progress.find((p) => p.replica === replica);
+      if (status === undefined || progress === undefined || !progress.active || progress.learner || progress.match < status.commit) continue;
       if (this.options.host.transferLeadership(group, progress.replica)) moved++;
-      if (moved === TRANSFERS_MAX) return;
     }
+  }
+
+  /** Whether `preferred` may have back a leadership that is held here since round `ledSince`. */
+  private mayReturn(preferred: string, ledSince: number): boolean {
+    if (!this.isSteady(preferred) || !this.options.isClockTrusted(preferred)) return false;
+    return (this.upSince.get(preferred) ?? 0) >= ledSince || this.rounds - ledSince >= HANDED_OVER_ROUNDS;
   }
 
   private change(command: TopologyCommand): void {
@@ -105,7 +138,9 @@ export class Coordinator {
     this.options.router.propose(TOPOLOGY_GROUP, encodeTopologyCommand(command), 'essential').then(
       (reply) => {
         this.proposing = false;
-        this.options.logger.info({ type: 'topology_changed', command: command.type, reply }, 'topology change committed');
+        const isMade = typeof reply === 'object' && reply !== null && 'ok' in reply && reply.ok === true;
+        if (isMade) this.options.logger.info({ type: 'topology_changed', command: command.type, reply }, 'topology change committed');
+        else this.options.logger.info({ type: 'topology_change_refused', command: command.type, reply }, 'the table had changed meanwhile; the next round looks again');
       },
       (error: unknown) => {
         this.proposing = false;

@@ -27,6 +27,8 @@ export class Health {
   private readonly options: HealthOptions;
   /** Groups still to prove that they caught up; null before the groups run. */
   private pending: Set<GroupId> | null = null;
+  /** Groups asked and not yet answered: a leader that is silent gets one question, not one every ASK_MS. */
+  private readonly asked = new Set<GroupId>();
   private latched = false;
   private draining = false;
   private hardReadOnly = false;
@@ -82,19 +84,33 @@ export class Health {
     if (this.pending === null || this.latched) return;
     for (const group of this.pending) {
       // Damage may take a replica out meanwhile: it is no longer hosted, and the node goes on without it.
-      if (!this.options.router.hosts(group)) this.caughtUp(group);
-      else this.options.host.readIndex(group, (index) => index >= 0 && this.caughtUp(group));
+      if (!this.options.router.hosts(group)) this.pending.delete(group);
+      else this.prove(group);
     }
+    this.latchIfDone();
   }
 
   private caughtUp(group: GroupId): void {
+    if (group === TOPOLOGY_GROUP) this.majoritySeenAt = performance.now();
     this.pending?.delete(group);
+    this.latchIfDone();
+  }
+
+  private latchIfDone(): void {
     if (this.pending?.size === 0) this.latched = true;
   }
 
   private checkMajority(): void {
-    this.options.host.readIndex(TOPOLOGY_GROUP, (index) => {
-      if (index >= 0) this.majoritySeenAt = performance.now();
+    this.prove(TOPOLOGY_GROUP);
+  }
+
+  /** Asks for a read barrier of the group; a question still open is not asked again. */
+  private prove(group: GroupId): void {
+    if (this.asked.has(group)) return;
+    this.asked.add(group);
+    this.options.host.readIndex(group, (index) => {
+      this.asked.delete(group);
+      if (index >= 0) this.caughtUp(group);
     });
   }
 }
