@@ -113,6 +113,7 @@ export class Node {
     const clusterId = (): string => this.founding?.record?.clusterId ?? identity.clusterId;
     const ledger = PeerLedger.open({
       facts: storage.facts,
+      storeId: identity.storeId,
       clusterId,
       knownStore: (name) => this.topology?.nodes.find((known) => known.name === name)?.storeId ?? null,
     });

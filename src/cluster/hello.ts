@@ -5,13 +5,38 @@
 import { createHash } from 'node:crypto';
 import type { FoundingRecord, PeerInfo } from './ports.ts';
 
-/** How a node introduces itself on a link: PeerInfo, its recent opens, and its clock. */
+/** Sightings in one document; a document with more is refused. */
+export const SIGHTINGS_MAX = 256;
+
+/** One open of a data directory. */
+export interface Open {
+  readonly nonce: string;
+  /** The last beat that it made durable (standing.ts); of the running open the last one so far. */
+  readonly beats: number;
+}
+
+/** The latest moment in the life of a data directory that a node knows of, from the directory's own node. */
+export interface Sighting {
+  readonly storeId: string;
+  readonly generation: number;
+  readonly nonce: string;
+  readonly beats: number;
+}
+
+/** What a node tells its peers while a link is up: its own beat, and the latest it knows of everyone. */
+export interface Beat {
+  readonly beats: number;
+  readonly seen: readonly Sighting[];
+}
+
+/** How a node introduces itself on a link: PeerInfo, its recent opens, whom it has met, and its clock. */
 export interface LinkHello extends PeerInfo {
   /**
-   * Nonces of the latest opens of its data directory, oldest first; the last is `nonce` and belongs to `generation`.
-   * A peer that remembers an earlier pair finds it here, unless the directory is a copy that was opened elsewhere.
+   * The latest opens of its data directory, oldest first; the last is `nonce` and belongs to `generation`. A peer that
+   * remembers an earlier moment finds it here, unless the directory was copied or rolled back to before it.
    */
-  readonly lineage: readonly string[];
+  readonly lineage: readonly Open[];
+  readonly seen: readonly Sighting[];
   /** Milliseconds since the epoch when it was written. */
   readonly clockMs: number;
 }
@@ -90,12 +115,39 @@ export function decodeLinkHello(value: unknown): LinkHello {
     nonce: textAt(fields, 'nonce'),
     address: textAt(fields, 'address'),
     wireFormat: countAt(fields, 'wireFormat'),
-    lineage: listAt(fields, 'lineage').map((nonce, i) => stringOf(nonce, `lineage[${i}]`)),
+    lineage: decodeLineage(fields),
+    seen: decodeSightings(fields),
     clockMs: countAt(fields, 'clockMs'),
   };
-  if (hello.lineage.at(-1) !== hello.nonce) throw new DocumentError('lineage', 'to end with the nonce');
-  if (hello.lineage.length > hello.generation) throw new DocumentError('lineage', 'no more nonces than generations');
+  if (hello.lineage.at(-1)?.nonce !== hello.nonce) throw new DocumentError('lineage', 'to end with the nonce');
+  if (hello.lineage.length > hello.generation) throw new DocumentError('lineage', 'no more opens than generations');
   return hello;
+}
+
+export function decodeBeat(value: unknown): Beat {
+  const fields = objectAt(value, 'beat');
+  return { beats: countAt(fields, 'beats'), seen: decodeSightings(fields) };
+}
+
+export function decodeLineage(fields: Record<string, unknown>): Open[] {
+  return listAt(fields, 'lineage').map((entry, i) => {
+    const open = objectAt(entry, `lineage[${i}]`);
+    return { nonce: textAt(open, 'nonce'), beats: countAt(open, 'beats') };
+  });
+}
+
+export function decodeSightings(fields: Record<string, unknown>): Sighting[] {
+  const seen = listAt(fields, 'seen');
+  if (seen.length > SIGHTINGS_MAX) throw new DocumentError('seen', `at most ${SIGHTINGS_MAX} sightings`);
+  return seen.map((entry, i) => {
+    const sighting = objectAt(entry, `seen[${i}]`);
+    return {
+      storeId: textAt(sighting, 'storeId'),
+      generation: countAt(sighting, 'generation'),
+      nonce: textAt(sighting, 'nonce'),
+      beats: countAt(sighting, 'beats'),
+    };
+  });
 }
 
 export function decodeNodeHello(value: unknown): NodeHello {

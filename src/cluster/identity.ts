@@ -1,24 +1,25 @@
 /**
- * Who this node is, and who its peers have been. A data directory is one member's memory: a wiped, restored, copied or
- * twice opened one must never vote as the old member. Each open takes the next generation and a fresh nonce, durable
- * before use; each peer durably keeps the highest pair it has admitted and refuses whatever does not descend from it.
+ * Who a data directory is, and when another memory of it proves that it is not what it claims. A directory is one
+ * member's memory: a wiped, restored, copied or twice opened one must never vote as the old member. Each open takes the
+ * next generation and a fresh nonce, durable before use, and writes down at which beat (standing.ts) the one before it
+ * ended; whoever remembers a later moment of the same directory (ledger.ts) refuses it.
  * The committed founding record is kept here too, because it is what gives a node its cluster.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
-import { DocumentError, countAt, decodeFoundingRecord, encodeDocument, listAt, objectAt, parseDocument, stringOf, textAt } from './hello.ts';
-import type { LinkHello } from './hello.ts';
+import { DocumentError, countAt, decodeFoundingRecord, decodeLineage, encodeDocument, objectAt, parseDocument, textAt } from './hello.ts';
+import type { LinkHello, Open, Sighting } from './hello.ts';
 import type { FoundingRecord, NodeFacts, NodeIdentity } from './ports.ts';
 
 const IDENTITY_FACT = 'identity';
+const BEATS_FACT = 'identity/beats';
 const FOUNDED_FACT = 'founding/record';
-const PEER_FACT_PREFIX = 'peer/';
 /**
  * Opens that a node can prove to a peer which was away. A peer that missed more refuses: a directory restored from
  * a backup and restarted that often could otherwise overtake its own past.
  */
 export const LINEAGE_MAX = 1024;
 
-/** The data directory and the configuration disagree on who this node is. */
+/** The data directory and the configuration disagree on who this node is, or what it keeps of others is unreadable. */
 export class IdentityError extends Error {
   constructor(message: string) {
     super(message);
@@ -26,9 +27,9 @@ export class IdentityError extends Error {
   }
 }
 
-/** NodeIdentity with the nonces of its latest opens (see LinkHello.lineage). */
+/** NodeIdentity with its latest opens (see LinkHello.lineage); the last is this one, at beat 0. */
 export interface OpenedIdentity extends NodeIdentity {
-  readonly lineage: readonly string[];
+  readonly lineage: readonly Open[];
 }
 
 /**
@@ -50,7 +51,7 @@ export async function openIdentity(facts: NodeFacts, configuredName: string | nu
     storeId: stored?.storeId ?? randomUUID(),
     generation: (stored?.generation ?? 0) + 1,
     nonce,
-    lineage: [...(stored?.lineage ?? []), nonce].slice(-LINEAGE_MAX),
+    lineage: [...(stored?.lineage ?? []), { nonce, beats: 0 }].slice(-LINEAGE_MAX),
   };
   await facts.put(IDENTITY_FACT, encodeDocument(next));
   return { ...next, clusterId: readFounded(facts)?.clusterId ?? '' };
@@ -60,25 +61,42 @@ interface StoredIdentity {
   readonly name: string;
   readonly storeId: string;
   readonly generation: number;
-  readonly lineage: readonly string[];
+  readonly lineage: readonly Open[];
 }
 
+/** The identity as the open before this one left it: its last beat is in the lineage. */
 function readIdentity(facts: NodeFacts): StoredIdentity | null {
   const bytes = facts.get(IDENTITY_FACT);
   if (bytes === undefined) return null;
   try {
     const fields = objectAt(parseDocument(bytes, 'identity'), 'identity');
+    const lineage = decodeLineage(fields);
+    const last = lineage.pop();
+    const beat = readBeat(facts);
+    if (last !== undefined) lineage.push(beat?.nonce === last.nonce ? beat : last);
     return {
       name: textAt(fields, 'name'),
       storeId: textAt(fields, 'storeId'),
       generation: countAt(fields, 'generation'),
-      lineage: listAt(fields, 'lineage').map((nonce, i) => stringOf(nonce, `lineage[${i}]`)),
+      lineage,
     };
   } catch (error) {
     // Minting a new identity here would turn damage into a second member with the old one's data.
     if (error instanceof DocumentError) throw new IdentityError(`the data directory's identity is damaged: ${error.message}`);
     throw error;
   }
+}
+
+function readBeat(facts: NodeFacts): Open | null {
+  const bytes = facts.get(BEATS_FACT);
+  if (bytes === undefined) return null;
+  const fields = objectAt(parseDocument(bytes, BEATS_FACT), BEATS_FACT);
+  return { nonce: textAt(fields, 'nonce'), beats: countAt(fields, 'beats') };
+}
+
+/** Keeps the last beat of the open with that nonce; resolves when synced. A fact of its own: it is written often. */
+export function writeBeat(facts: NodeFacts, open: Open): Promise<void> {
+  return facts.put(BEATS_FACT, encodeDocument(open));
 }
 
 /** The committed founding record, or null while this directory belongs to no cluster. */
@@ -92,119 +110,51 @@ export function writeFounded(facts: NodeFacts, record: FoundingRecord): Promise<
   return facts.put(FOUNDED_FACT, encodeDocument(record));
 }
 
-/** Why a peer was not admitted. `rolled_back` and `store_changed` mean that its old membership is void. */
-export type RefusalCode = 'rolled_back' | 'duplicate' | 'store_changed' | 'other_cluster' | 'not_founded' | 'stale' | 'failed';
+/**
+ * Why a peer was not admitted. `rolled_back`, `duplicate` and `store_changed` speak against its data directory for
+ * good; `unproven` only says that this node was away for too many of its opens.
+ */
+export const REFUSAL_CODES = ['rolled_back', 'duplicate', 'store_changed', 'unproven', 'other_cluster', 'not_founded', 'stale', 'failed'] as const;
+export type RefusalCode = (typeof REFUSAL_CODES)[number];
 
 export interface Refusal {
   readonly code: RefusalCode;
   readonly reason: string;
 }
 
-interface LedgerEntry {
-  readonly generation: number;
-  readonly nonce: string;
+/** Reads a refusal that a peer sent; a code of another version counts as `failed`. Throws DocumentError. */
+export function decodeRefusal(value: unknown): Refusal {
+  const fields = objectAt(value, 'refused');
+  const code = REFUSAL_CODES.find((known) => known === fields['code']) ?? 'failed';
+  return { code, reason: textAt(fields, 'reason') };
 }
 
-export interface LedgerContext {
-  readonly facts: NodeFacts;
-  /** The cluster this node belongs to, '' while none. */
-  readonly clusterId: () => string;
-  /** The store that the cluster's membership records under a name, or null when the name is not in it. */
-  readonly knownStore: (name: string) => string | null;
-}
-
-/** The highest (generation, nonce) admitted of each peer's store, durable. */
-export class PeerLedger {
-  readonly #context: LedgerContext;
-  readonly #admitted = new Map<string, LedgerEntry>();
-  #last: Promise<unknown> = Promise.resolve();
-
-  constructor(context: LedgerContext) {
-    this.#context = context;
+/**
+ * Holds what a directory says of itself against a moment of its life that `by` remembers ("here", "by node 'a'").
+ * Null when the one descends from the other. Of the running open only a later beat is known to its own node, so that
+ * beats are compared for ended opens.
+ */
+export function judgeDescent(peer: Pick<LinkHello, 'name' | 'generation' | 'lineage'>, seen: Sighting, by: string): Refusal | null {
+  const { name, generation } = peer;
+  const cause = 'its data directory was rolled back or copied';
+  if (generation < seen.generation) {
+    return { code: 'rolled_back', reason: `node '${name}' was seen ${by} at generation ${seen.generation} and came back at ${generation}: ${cause}` };
   }
-
-  /**
-   * Decides whether a peer may speak as the member it claims to be. Resolves null when it may, after its pair is
-   * durable; otherwise the reason. Calls are decided one after another, in the order in which they were made.
-   */
-  admit(peer: LinkHello): Promise<Refusal | null> {
-    const decision = this.#last.then(() => this.#decide(peer));
-    this.#last = decision;
-    return decision;
-  }
-
-  /** False once a later open of the same store has been admitted. */
-  isCurrent(peer: { readonly storeId: string; readonly generation: number; readonly nonce: string }): boolean {
-    const entry = this.#admitted.get(peer.storeId);
-    return entry !== undefined && entry.generation === peer.generation && entry.nonce === peer.nonce;
-  }
-
-  async #decide(peer: LinkHello): Promise<Refusal | null> {
-    try {
-      const entry = this.#entry(peer.storeId);
-      const refusal = judge(peer, entry, this.#context);
-      if (refusal !== null) return refusal;
-      if (entry === null || entry.generation !== peer.generation) {
-        const next = { generation: peer.generation, nonce: peer.nonce };
-        await this.#context.facts.put(PEER_FACT_PREFIX + peer.storeId, encodeDocument(next));
-        this.#admitted.set(peer.storeId, next);
-      }
-      return null;
-    } catch (error) {
-      return { code: 'failed', reason: `cannot keep the generation of node '${peer.name}': ${messageOf(error)}` };
-    }
-  }
-
-  #entry(storeId: string): LedgerEntry | null {
-    const cached = this.#admitted.get(storeId);
-    if (cached !== undefined) return cached;
-    const bytes = this.#context.facts.get(PEER_FACT_PREFIX + storeId);
-    if (bytes === undefined) return null;
-    const fields = objectAt(parseDocument(bytes, 'peer'), 'peer');
-    const entry = { generation: countAt(fields, 'generation'), nonce: textAt(fields, 'nonce') };
-    this.#admitted.set(storeId, entry);
-    return entry;
-  }
-}
-
-/** The rules of admission, in the order in which their reasons help most. */
-function judge(peer: LinkHello, entry: LedgerEntry | null, context: LedgerContext): Refusal | null {
-  const own = context.clusterId();
-  if (own === '') return { code: 'not_founded', reason: 'this node belongs to no cluster yet' };
-  if (peer.clusterId === '') return { code: 'not_founded', reason: `node '${peer.name}' belongs to no cluster yet` };
-  if (peer.clusterId !== own) {
-    return { code: 'other_cluster', reason: `node '${peer.name}' belongs to cluster ${peer.clusterId}, not to ${own}` };
-  }
-  const known = context.knownStore(peer.name);
-  if (known !== null && known !== peer.storeId) {
+  // The lineage ends at `generation`, so the moment remembered stands this far from its end.
+  const open = peer.lineage.at(seen.generation - generation - 1);
+  if (open === undefined) {
     return {
-      code: 'store_changed',
-      reason: `node '${peer.name}' is a member with data directory ${known}; it came with another one (${peer.storeId})`,
+      code: 'unproven',
+      reason: `node '${name}' at generation ${generation} was last seen ${by} at ${seen.generation}, more opens ago than it can account for (${LINEAGE_MAX})`,
     };
   }
-  if (entry === null) return null;
-  if (peer.generation < entry.generation) {
-    return {
-      code: 'rolled_back',
-      reason: `node '${peer.name}' was seen at generation ${entry.generation} and came back at ${peer.generation}: its data directory was rolled back or copied`,
-    };
+  if (open.nonce !== seen.nonce) {
+    if (generation === seen.generation) return { code: 'duplicate', reason: `generation ${generation} of node '${name}' was opened twice (the other was seen ${by}): ${cause}` };
+    return { code: 'rolled_back', reason: `node '${name}' at generation ${generation} does not descend from generation ${seen.generation} seen ${by}: ${cause}` };
   }
-  if (peer.generation === entry.generation) {
-    if (peer.nonce === entry.nonce) return null;
-    return {
-      code: 'duplicate',
-      reason: `generation ${peer.generation} of node '${peer.name}' was opened twice: its data directory was copied or rolled back`,
-    };
-  }
-  // lineage ends at `generation`, so the pair we remember stands this far from its end.
-  const remembered = peer.lineage.at(entry.generation - peer.generation - 1);
-  if (remembered === entry.nonce) return null;
+  if (generation === seen.generation || open.beats >= seen.beats) return null;
   return {
     code: 'rolled_back',
-    reason: `node '${peer.name}' at generation ${peer.generation} does not descend from generation ${entry.generation} seen here: its data directory was rolled back or copied`,
+    reason: `generation ${seen.generation} of node '${name}' was seen ${by} at beat ${seen.beats}, but its data directory remembers only ${open.beats} of them: ${cause}`,
   };
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

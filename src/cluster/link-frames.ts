@@ -14,10 +14,12 @@ export const FrameKind = {
   hello: 4,
   /** Empty: the receiver was admitted; frames of the kinds above may follow. */
   welcome: 5,
-  /** Refusal, JSON; the link closes after it. */
+  /** Refusal, JSON; the link closes after it. It may come late, when the sender learns more about the peer. */
   refused: 6,
   /** Sender's clock, f64 milliseconds. Keeps the link alive. */
   ping: 7,
+  /** Beat, JSON. */
+  beat: 8,
 } as const;
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 

@@ -8,8 +8,9 @@
  */
 import type { Socket } from 'node:net';
 import type { WebSocket } from 'ws';
-import { DocumentError, decodeLinkHello, encodeDocument, objectAt, parseDocument, stringAt } from './hello.ts';
-import type { LinkHello } from './hello.ts';
+import { DocumentError, decodeBeat, decodeLinkHello, encodeDocument, parseDocument } from './hello.ts';
+import type { Beat, LinkHello } from './hello.ts';
+import { decodeRefusal } from './identity.ts';
 import type { Refusal } from './identity.ts';
 import {
   AnswerStatus,
@@ -54,8 +55,10 @@ export interface LinkOwner {
   admit(link: Link, peer: LinkHello): Promise<Refusal | null>;
   /** Both sides admitted each other. False: another link took its place and this one must end. */
   up(link: Link, peer: LinkHello): boolean;
-  /** The peer refused us. */
-  refusedBy(link: Link, refusal: string): void;
+  /** The peer refused us, at once or later. */
+  refusedBy(link: Link, refusal: Refusal): void;
+  /** The peer's beat; only while the link is up. */
+  beat(link: Link, beat: Beat): void;
   frame(link: Link, frame: Uint8Array): void;
   request(link: Link, kind: RequestKind, body: Uint8Array, reply: (answer: Uint8Array) => void): void;
   /** The link ended; called once. `why` for the log. Requests in flight fail right after. */
@@ -147,6 +150,11 @@ export class Link {
     return true;
   }
 
+  /** Tells the peer this node's beat; nothing happens unless the link is up. */
+  sendBeat(beat: Beat): void {
+    if (this.#state === 'up') this.#ws.send(encodeFrame(FrameKind.beat, encodeDocument(beat)));
+  }
+
   /** False: not accepted, certainly not delivered, and `done` will not be called. Otherwise `done` is called once. */
   request(kind: RequestKind, body: Uint8Array, timeoutMs: number, done: RequestDone): boolean {
     if (this.#state !== 'up' || body.length > BODY_BYTES_MAX || this.#waiting.size >= LINK_REQUESTS_MAX) return false;
@@ -236,6 +244,10 @@ export class Link {
         return readBatch(frame, (id, tag, body) => this.#settle(id, tag === AnswerStatus.ok ? null : 'remote_error', body));
       case FrameKind.ping:
         return this.#observeClock(decodePing(frame));
+      case FrameKind.beat:
+        return this.#owner.beat(this, decodeBeat(parseDocument(frame.subarray(1), 'beat')));
+      case FrameKind.refused:
+        return this.#refused(frame);
       default:
         throw new FrameError(`kind ${frame[0]} on a link that is up`);
     }
@@ -248,16 +260,19 @@ export class Link {
       case FrameKind.welcome:
         this.#welcomed = true;
         return this.#complete();
-      case FrameKind.refused: {
-        const reason = stringAt(objectAt(parseDocument(frame.subarray(1), 'refused'), 'refused'), 'reason');
-        this.#owner.refusedBy(this, reason);
-        return this.end(`refused: ${reason}`);
-      }
+      case FrameKind.refused:
+        return this.#refused(frame);
       case FrameKind.ping:
         return this.#observeClock(decodePing(frame));
       default:
         throw new FrameError(`kind ${frame[0]} before the handshake is done`);
     }
+  }
+
+  #refused(frame: Buffer): void {
+    const refusal = decodeRefusal(parseDocument(frame.subarray(1), 'refused'));
+    this.#owner.refusedBy(this, refusal);
+    this.end(`refused: ${refusal.reason}`);
   }
 
   #meet(peer: LinkHello): void {

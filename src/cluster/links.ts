@@ -2,6 +2,9 @@
  * PeerNetwork over ws: one WebSocket per node pair on the node's own HTTP port, path `/_peer`. The node with the lower
  * name dials; a link is authenticated before its upgrade is accepted, and both ends admit each other through their
  * ledgers before anything else passes (link.ts). Snapshots do not travel here.
+ *
+ * Links also carry the beats (standing.ts, ledger.ts), and act on them: a peer that others remember better loses its
+ * link, and a node that a peer remembers better than it does itself steps back: it ends every link and makes no more.
  */
 import { STATUS_CODES } from 'node:http';
 import type { IncomingMessage } from 'node:http';
@@ -10,12 +13,15 @@ import type { Duplex } from 'node:stream';
 import { WebSocket, WebSocketServer } from 'ws';
 import type { PeerKeys } from './auth.ts';
 import { DocumentError, compareNames, objectAt, parseDocument, stringAt } from './hello.ts';
-import type { LinkHello } from './hello.ts';
-import type { PeerLedger, Refusal } from './identity.ts';
+import type { Beat, LinkHello } from './hello.ts';
+import type { Refusal } from './identity.ts';
+import type { PeerLedger } from './ledger.ts';
 import { FRAME_BYTES_MAX } from './link-frames.ts';
 import { Link } from './link.ts';
 import type { LinkOwner, RequestDone } from './link.ts';
-import type { PeerEvents, PeerNetwork, RequestKind } from './ports.ts';
+import type { PeerEvents, PeerInfo, PeerNetwork, RequestKind } from './ports.ts';
+import { BEAT_MS } from './standing.ts';
+import type { Standing } from './standing.ts';
 import { TimeoutWheel } from './timeouts.ts';
 
 export const PEER_PATH = '/_peer';
@@ -29,7 +35,10 @@ const DIAL_TIMEOUT_MS = 1000;
 /** A link that lived this long was a success: the next redial is immediate. */
 const STEADY_MS = 1000;
 const REFUSAL_BODY_BYTES_MAX = 4096;
+/** A disk that hangs must not hold up the end for the last beat. */
+const LAST_BEAT_MS_MAX = 1000;
 const NAME_HEADER = 'x-fastpaca-node';
+const STEPPED_BACK_LINE = 'this node steps back: its data directory is not that of the member any more, and takes no part in the cluster';
 
 /** The part of a pino logger that links use. */
 export interface PeerLog {
@@ -45,8 +54,9 @@ export interface PeerTls {
 }
 
 export interface PeerLinksOptions {
-  /** This node as it introduces itself now; `clockMs` is filled in by the links. */
-  readonly self: () => Omit<LinkHello, 'clockMs'>;
+  /** This node now; the links add what `standing`, `ledger` and the clock say. */
+  readonly self: () => PeerInfo;
+  readonly standing: Standing;
   readonly ledger: PeerLedger;
   readonly keys: PeerKeys;
   readonly events: PeerEvents;
@@ -95,35 +105,49 @@ export class PeerLinks implements PeerNetwork {
   #timer: NodeJS.Timeout | null = null;
   #ticks = 0;
   #order = 0;
+  /** Of the last beat told, whose own part may be an old one: when, and what it told of others. */
+  #toldAtMs = Number.NEGATIVE_INFINITY;
+  #toldVersion = -1;
   #closed = false;
 
   constructor(options: PeerLinksOptions) {
     this.#options = options;
     this.#owner = {
       wheel: this.#wheel,
-      hello: () => ({ ...options.self(), clockMs: Date.now() }),
+      hello: () => ({ ...options.self(), lineage: options.standing.lineage(), seen: options.ledger.sightings(), clockMs: Date.now() }),
       admit: (link, peer) => this.#admit(link, peer),
       up: (link, peer) => this.#linkUp(link, peer),
-      refusedBy: (link, reason) => this.#noteRefusal(link.peer?.name ?? link.dialed ?? 'unknown', `it refused this node: ${reason}`),
-      frame: (link, frame) => options.events.onFrame(nameOf(link), frame),
+      refusedBy: (link, refusal) => this.#refusedBy(link, refusal),
+      beat: (link, beat) => this.#beatHeard(link, beat),
+      frame: (link, frame) => {
+        if (!this.#closed) options.events.onFrame(nameOf(link), frame);
+      },
       request: (link, kind, body, reply) => this.#serve(link, kind, body, reply),
       down: (link, why) => this.#linkDown(link, why),
     };
   }
 
-  /** Starts the timer; nothing is dialed before `setPeers`. */
+  /** Starts the timer; nothing is dialed before `setPeers`, or by a node that stepped back in an earlier open. */
   open(): void {
+    const { standing, log } = this.#options;
+    if (standing.steppedBack !== null) log.warn({ node: standing.steppedBack.by, reason: standing.steppedBack.reason }, STEPPED_BACK_LINE);
     this.#timer ??= setInterval(() => this.#tick(), TICK_MS);
   }
 
-  /** Ends every link, sending what is gathered. Requests in flight fail with 'lost'. No event follows. */
+  /**
+   * Ends every link, sending what is gathered. Requests in flight fail with 'lost'. No event follows. Frames are refused
+   * from the call on, and the last beat follows what they promised: of a node that was stopped, peers that were linked
+   * know a directory rolled back to any moment before. Resolves when what peers told is durable too.
+   */
   async close(): Promise<void> {
     this.#closed = true;
     if (this.#timer !== null) clearInterval(this.#timer);
     this.#timer = null;
     for (const target of this.#targets.values()) target.dialing?.terminate();
     this.#targets.clear();
+    await this.#lastBeat();
     await Promise.all([...this.#links].map((link) => link.close()));
+    await this.#options.ledger.settled();
   }
 
   /**
@@ -157,6 +181,10 @@ export class PeerLinks implements PeerNetwork {
       if (!this.#up.has(name)) this.#noteRefusal(name, 'refused here: it presented no key of this cluster');
       return refuseUpgrade(socket, 401, 'unauthorized', 'no key of this cluster was presented (FASTPACA_CLUSTER_SECRET, FASTPACA_API_KEY)');
     }
+    const steppedBack = this.#options.standing.steppedBack;
+    if (steppedBack !== null) {
+      return refuseUpgrade(socket, 403, 'stepped_back', `it has stepped back, because node '${steppedBack.by}' remembers: ${steppedBack.reason}`);
+    }
     if (this.#closed || this.#options.self().clusterId === '') {
       return refuseUpgrade(socket, 403, 'not_founded', this.#closed ? 'this node is closing' : 'this node belongs to no cluster yet');
     }
@@ -166,6 +194,7 @@ export class PeerLinks implements PeerNetwork {
   }
 
   send(node: string, frame: Uint8Array): boolean {
+    if (this.#closed) return false;
     return this.#up.get(node)?.sendFrame(frame) ?? false;
   }
 
@@ -175,7 +204,7 @@ export class PeerLinks implements PeerNetwork {
 
   /** `done` is never called before this returns. */
   request(node: string, kind: RequestKind, body: Uint8Array, timeoutMs: number, done: RequestDone): void {
-    const accepted = this.#up.get(node)?.request(kind, body, timeoutMs, done) ?? false;
+    const accepted = !this.#closed && (this.#up.get(node)?.request(kind, body, timeoutMs, done) ?? false);
     if (!accepted) setImmediate(done, 'link_down', null);
   }
 
@@ -187,8 +216,10 @@ export class PeerLinks implements PeerNetwork {
     return [...this.#up.keys()];
   }
 
-  /** Nodes that refuse this node or that it refuses, until a link to them comes up. */
+  /** Nodes that refuse this node or that it refuses, until a link to them comes up. First, and for good, why it stepped back. */
   refusals(): readonly LinkRefusal[] {
+    const { steppedBack } = this.#options.standing;
+    if (steppedBack !== null) return [{ node: steppedBack.by, reason: `${STEPPED_BACK_LINE}: ${steppedBack.reason}` }];
     return [...this.#refusals].map(([node, reason]) => ({ node, reason }));
   }
 
@@ -220,11 +251,93 @@ export class PeerLinks implements PeerNetwork {
       this.#wheel.advance(now);
       if (judging) for (const link of this.#links) link.judge();
       for (const target of this.#targets.values()) if (target.dialAtMs <= now) this.#dial(target);
+      if (this.#up.size > 0 && now - this.#toldAtMs >= BEAT_MS) this.#beat(now);
     });
+  }
+
+  /** A beat for what was promised since the last; without any, what this node learned of others is told all the same. */
+  #beat(now: number): void {
+    const { standing, ledger } = this.#options;
+    if (standing.due) {
+      this.#toldAtMs = now;
+      // A write that fails stops the node elsewhere.
+      standing.beat().then(() => this.#tell(), () => undefined);
+    } else if (ledger.version !== this.#toldVersion) {
+      this.#toldAtMs = now;
+      this.#tell();
+    }
+  }
+
+  #tell(): void {
+    const { standing, ledger } = this.#options;
+    this.#toldVersion = ledger.version;
+    const beat = { beats: standing.beats, seen: ledger.sightings() };
+    for (const link of this.#up.values()) link.sendBeat(beat);
+  }
+
+  async #lastBeat(): Promise<void> {
+    if (this.#up.size === 0) return;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, LAST_BEAT_MS_MAX);
+    });
+    await Promise.race([this.#beatForAll().then(() => this.#tell(), () => undefined), late]);
+    clearTimeout(timer);
+  }
+
+  async #beatForAll(): Promise<void> {
+    const { standing } = this.#options;
+    // The first may be one that was under way and does not cover what was promised since it began.
+    await standing.beat();
+    if (standing.due) await standing.beat();
+  }
+
+  /** What a peer tells may speak against this node, or against another one whose link is up. */
+  #beatHeard(link: Link, beat: Beat): void {
+    const { peer } = link;
+    if (peer === null) return;
+    const { standing, ledger } = this.#options;
+    const own = standing.judge(beat.seen, peer.name);
+    if (own !== null) return this.#stepBack(peer.name, own);
+    ledger.heard(peer, beat);
+    this.#endDoubted();
+  }
+
+  #endDoubted(): void {
+    for (const link of [...this.#up.values()]) {
+      const doubt = link.peer === null ? null : this.#options.ledger.doubt(link.peer);
+      if (doubt === null) continue;
+      this.#noteRefusal(nameOf(link), `refused here: ${doubt.reason}`);
+      link.refuse(doubt);
+    }
+  }
+
+  #refusedBy(link: Link, refusal: Refusal): void {
+    const node = link.peer?.name ?? link.dialed ?? 'unknown';
+    if (speaksAgainstDisk(refusal)) this.#stepBack(node, refusal);
+    else this.#noteRefusal(node, `it refused this node: ${refusal.reason}`);
+  }
+
+  /**
+   * This node's memory is not the member's any more. One peer that knows is enough: others that do not would let it
+   * vote on what it has forgotten.
+   */
+  #stepBack(by: string, refusal: Refusal): void {
+    const { standing, log } = this.#options;
+    if (standing.steppedBack !== null) return;
+    log.warn({ node: by, reason: refusal.reason }, STEPPED_BACK_LINE);
+    // A write that fails stops the node elsewhere; until then what was set in memory holds.
+    standing.stepBack(by, refusal).catch(() => undefined);
+    for (const target of this.#targets.values()) {
+      target.dialing?.terminate();
+      target.dialing = null;
+    }
+    for (const link of [...this.#links]) link.end(STEPPED_BACK_LINE);
   }
 
   #dial(target: Target): void {
     if (target.dialing !== null || target.dialed !== null || this.#up.has(target.name)) return;
+    if (this.#options.standing.steppedBack !== null) return;
     const self = this.#options.self();
     // A node without a cluster would be refused; it asks again at every tick, which costs nothing.
     if (self.clusterId === '' || compareNames(self.name, target.name) > 0) return;
@@ -292,7 +405,14 @@ export class PeerLinks implements PeerNetwork {
   }
 
   async #admit(link: Link, peer: LinkHello): Promise<Refusal | null> {
-    const refusal = this.#misdirected(link, peer) ?? (await this.#options.ledger.admit(peer));
+    const misdirected = this.#misdirected(link, peer);
+    // Peers of one cluster tell the truth about what they have seen, whether they can be admitted or not.
+    const own = misdirected === null && peer.clusterId === this.#options.self().clusterId ? this.#options.standing.judge(peer.seen, peer.name) : null;
+    if (own !== null) {
+      this.#stepBack(peer.name, own);
+      return own;
+    }
+    const refusal = misdirected ?? (await this.#options.ledger.admit(peer));
     if (refusal !== null && refusal.code !== 'not_founded') this.#noteRefusal(peer.name, `refused here: ${refusal.reason}`);
     return refusal;
   }
@@ -301,7 +421,8 @@ export class PeerLinks implements PeerNetwork {
     const self = this.#options.self();
     if (peer.name === self.name) {
       const reason = peer.storeId === self.storeId ? 'this node reached itself' : `two nodes are named '${self.name}' (stores ${self.storeId} and ${peer.storeId})`;
-      return { code: 'duplicate', reason };
+      // Not 'duplicate': that would speak against the directory of whoever is told.
+      return { code: 'stale', reason };
     }
     if (link.dialed !== null && link.dialed !== peer.name) {
       return { code: 'stale', reason: `node '${link.dialed}' was expected at this address, node '${peer.name}' answered` };
@@ -327,6 +448,8 @@ export class PeerLinks implements PeerNetwork {
     if (target !== undefined) target.failure = null;
     this.#options.log.info({ node: peer.name, address: peer.address, generation: peer.generation }, 'peer link up');
     this.#options.events.onUp(peer);
+    // It has told of others in its hello.
+    this.#endDoubted();
     return true;
   }
 
@@ -356,6 +479,8 @@ export class PeerLinks implements PeerNetwork {
   }
 
   #serve(link: Link, kind: RequestKind, body: Uint8Array, reply: (answer: Uint8Array) => void): void {
+    // The asker is told 'lost' when the link ends.
+    if (this.#closed) return;
     try {
       this.#options.events.onRequest(nameOf(link), kind, body, reply);
     } catch (error) {
@@ -378,6 +503,11 @@ export class PeerLinks implements PeerNetwork {
     this.#refusals.set(node, reason);
     this.#options.log.warn({ node, reason }, 'peer link refused');
   }
+}
+
+/** True when a peer's refusal means that this directory is not the member any more; the others may pass by themselves. */
+function speaksAgainstDisk({ code }: Refusal): boolean {
+  return code === 'rolled_back' || code === 'duplicate' || code === 'store_changed';
 }
 
 function isSameOpen(a: LinkHello | null, b: LinkHello): boolean {

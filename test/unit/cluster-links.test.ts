@@ -9,11 +9,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { PeerKeys } from '../../src/cluster/auth.ts';
-import { PeerLedger, openIdentity, writeFounded } from '../../src/cluster/identity.ts';
+import { openIdentity, writeFounded } from '../../src/cluster/identity.ts';
 import type { OpenedIdentity } from '../../src/cluster/identity.ts';
+import { PeerLedger } from '../../src/cluster/ledger.ts';
 import { FRAME_BYTES_MAX } from '../../src/cluster/link-frames.ts';
 import { PEER_PATH, PeerLinks } from '../../src/cluster/links.ts';
 import { RequestKind } from '../../src/cluster/ports.ts';
+import { BEAT_MS, Standing } from '../../src/cluster/standing.ts';
 import type { PeerInfo, RequestFailure } from '../../src/cluster/ports.ts';
 import { FileFacts } from './cluster-facts.ts';
 
@@ -41,6 +43,11 @@ interface NodeOptions {
 class TestNode {
   readonly identity: OpenedIdentity;
   readonly links: PeerLinks;
+  readonly standing: Standing;
+  readonly ledger: PeerLedger;
+  readonly facts: FileFacts;
+  /** Raise it to have something to beat for. */
+  promises = 0;
   readonly server: Server;
   readonly frames: { from: string; frame: Buffer }[] = [];
   readonly ups: PeerInfo[] = [];
@@ -53,9 +60,11 @@ class TestNode {
   private constructor(identity: OpenedIdentity, facts: FileFacts, server: Server, options: NodeOptions) {
     this.identity = identity;
     this.server = server;
+    this.facts = facts;
     this.links = new PeerLinks({
       self: () => ({ ...identity, clusterId: CLUSTER, address: this.address, wireFormat: 1 }),
-      ledger: new PeerLedger({ facts, clusterId: () => CLUSTER, knownStore: (name) => options.stores?.get(name) ?? null }),
+      standing: (this.standing = Standing.open({ facts, identity, promises: () => this.promises })),
+      ledger: (this.ledger = PeerLedger.open({ facts, storeId: identity.storeId, clusterId: () => CLUSTER, knownStore: (name) => options.stores?.get(name) ?? null })),
       keys: new PeerKeys({ clusterSecrets: [options.secret ?? 'secret'], apiKeys: [] }),
       events: {
         onFrame: (from, frame) => this.frames.push({ from, frame: Buffer.from(frame) }),
@@ -296,7 +305,8 @@ test('a second node with the name of a member but another disk is refused with t
   for (const node of [a, b]) node.links.setPeers(peerMap(a, b));
   await until(() => a.links.refusals().length === 1 && b.links.refusals().length === 1, 'refused');
   assert.match(a.links.refusals()[0]?.reason ?? '', /member with data directory the-real-store/);
-  assert.match(b.links.refusals()[0]?.reason ?? '', /it refused this node: .*the-real-store/);
+  assert.match(b.links.refusals()[0]?.reason ?? '', /this node steps back: .*the-real-store/);
+  assert.equal(b.warnings.length, 1);
   assert.deepEqual([a.links.up(), b.links.up()], [[], []]);
 });
 
@@ -340,6 +350,90 @@ test('a rolled back disk is refused, even once restarts have carried its generat
     await back.stop();
   }
   assert.equal(b.ups.length, 1);
+});
+
+test('beats are made while something is promised, told once durable, and remembered by peers; an idle node makes none', async () => {
+  const [a, b] = await linked('a', 'b');
+  assert.ok(a && b);
+  const remembered = (): number => b.ledger.sightings().find(({ storeId }) => storeId === a.identity.storeId)?.beats ?? -1;
+  await until(() => remembered() === 1, 'the first beat follows the link', 500);
+  a.promises += 1;
+  await until(() => remembered() === 2, 'the second follows a promise');
+  const puts = (): number => a.facts.puts + b.facts.puts;
+  let [last, since] = [-1, 0];
+  await until(() => {
+    if (puts() !== last) [last, since] = [puts(), performance.now()];
+    return performance.now() - since > 2.5 * BEAT_MS;
+  }, 'nobody writes for a while');
+  assert.equal(a.standing.beats, 2);
+});
+
+test('a disk rolled back within one generation is refused, and steps back', async () => {
+  const { copyFileSync } = await import('node:fs');
+  const b = await TestNode.start({ name: 'b' });
+  const a = await TestNode.start({ name: 'a', disk: 'within' });
+  for (const node of [a, b]) node.links.setPeers(peerMap(a, b));
+  await until(() => a.standing.beats === 1, 'first beat');
+  copyFileSync(join(directory, 'within'), join(directory, 'within-copy'));
+  a.promises += 1;
+  // Nothing else happens: the beat at the end is the one that tells.
+  await a.stop();
+  const back = await TestNode.start({ name: 'a', disk: 'within-copy' });
+  back.links.setPeers(peerMap(b));
+  await until(() => back.links.refusals().length === 1, 'refused');
+  assert.match(back.links.refusals()[0]?.reason ?? '', /steps back: .*generation 1 .*beat 2, but .* only 1/);
+  await until(() => b.links.refusals().length === 1, 'refused on both sides');
+  const sound = await TestNode.start({ name: 'a', disk: 'within' });
+  sound.links.setPeers(peerMap(b));
+  await until(() => sound.links.isUp('b'), 'the disk that remembers is admitted');
+});
+
+test('a member that knows better ends the rolled-back one for a member that does not', async () => {
+  const { copyFileSync } = await import('node:fs');
+  const [a, x] = [await TestNode.start({ name: 'a' }), await TestNode.start({ name: 'x', disk: 'between' })];
+  const b = await TestNode.start({ name: 'b' });
+  for (const node of [a, x]) node.links.setPeers(peerMap(a, x));
+  await until(() => x.standing.beats === 1, 'first beat');
+  copyFileSync(join(directory, 'between'), join(directory, 'between-copy'));
+  x.promises += 1;
+  await x.stop();
+  // b never met x, and a is cut off from the one that comes back: b admits it, having nothing to hold against it.
+  const back = await TestNode.start({ name: 'x', disk: 'between-copy' });
+  back.links.setPeers(peerMap(b));
+  b.links.setPeers(peerMap(back));
+  await until(() => b.links.isUp('x') && back.links.isUp('b'), 'admitted by b');
+  a.links.setPeers(peerMap(b));
+  b.links.setPeers(peerMap(back, a));
+  await until(() => b.downs.includes('x') && back.standing.steppedBack !== null, 'a tells b, b ends it');
+  assert.match(b.links.refusals()[0]?.reason ?? '', /refused here: .*seen by node 'a' at beat 2/);
+  assert.equal(back.standing.steppedBack?.by, 'b');
+  await back.stop();
+  // For good: its own mark comes before anything a peer could say.
+  const again = await TestNode.start({ name: 'x', disk: 'between-copy' });
+  again.links.setPeers(peerMap(a, b));
+  b.links.setPeers(peerMap(a, again));
+  assert.equal(again.links.refusals().length, 1);
+  await until(() => b.links.refusals().some(({ reason }) => /it has stepped back/.test(reason)), 'whoever dials it learns why');
+  assert.deepEqual(again.ups, []);
+});
+
+test('one member that remembers is enough: the rolled-back node leaves those that admitted it by itself', async () => {
+  const { copyFileSync } = await import('node:fs');
+  const [a, x] = [await TestNode.start({ name: 'a' }), await TestNode.start({ name: 'x', disk: 'one' })];
+  const b = await TestNode.start({ name: 'b' });
+  for (const node of [a, x]) node.links.setPeers(peerMap(a, x));
+  await until(() => x.standing.beats === 1, 'first beat');
+  copyFileSync(join(directory, 'one'), join(directory, 'one-copy'));
+  x.promises += 1;
+  await x.stop();
+  // a and b never talk to each other.
+  const back = await TestNode.start({ name: 'x', disk: 'one-copy' });
+  for (const node of [back, b]) node.links.setPeers(peerMap(back, b));
+  await until(() => back.links.isUp('b'), 'admitted by b');
+  back.links.setPeers(peerMap(a, b));
+  a.links.setPeers(peerMap(back));
+  await until(() => back.standing.steppedBack !== null && b.downs.includes('x'), 'it leaves b on what a says');
+  assert.equal(back.standing.steppedBack?.by, 'a');
 });
 
 test('a newer open of the same disk takes the place of an older link', async () => {
