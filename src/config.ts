@@ -103,7 +103,7 @@ export const VARIABLES = {
   FASTPACA_RATE_LIMIT: { defaultText: '0', meaning: 'Requests a minute per client under /v1: per API key, else per IP address. 0: no limit.' },
   FASTPACA_CORS_ORIGINS: { defaultText: '', meaning: 'Comma-separated origins whose pages may read from a browser (GET and OPTIONS), or *. Unset: none.' },
   OTEL_EXPORTER_OTLP_ENDPOINT: { defaultText: '', meaning: 'Base URL of an OpenTelemetry collector that takes OTLP over HTTP. Unset: no traces.' },
-  FASTPACA_STREAM_MAX_CONNECTIONS: { defaultText: '512', meaning: 'Most open streams on this node. No effect in this version.' },
+  FASTPACA_STREAM_MAX_CONNECTIONS: { defaultText: '512', meaning: 'Most open streams on this node.' },
   FASTPACA_TAIL_KEEP: { defaultText: '1000', meaning: 'Messages of a context that stay in hot storage once they are archived. No effect in this version.' },
   FASTPACA_NODE_DEAD_AFTER_MS: { defaultText: '600000', meaning: 'Silence after which a node is replaced if others can take its groups. No effect in this version.' },
   FASTPACA_LOG_KEEP_BYTES: { defaultText: String(4 * MiB), meaning: 'Raft log bytes that a group keeps for replicas that lag.' },

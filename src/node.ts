@@ -22,12 +22,14 @@ import { foundingConf, foundingTopology, encodeTopology, replicaOn, type Topolog
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
 import { buildApp } from './http/app.ts';
+import { bearerAuth } from './http/auth.ts';
 import type { LogFields, Logger, NodeLogger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
 import { createMetrics, type Metrics, type NodeSample } from './metrics.ts';
 import { DamageError } from './storage/checksum.ts';
 import { Storage } from './storage/store.ts';
 import { Store } from './store.ts';
+import { StreamServer } from './streams/server.ts';
 import { TokenCounter } from './tokens/counter.ts';
 
 /** Raft's tick (DESIGN: election 12-24 ticks, heartbeat every 2). */
@@ -62,6 +64,7 @@ export class Node {
   private readonly sender: SnapshotSender;
   private readonly receiver: SnapshotReceiver;
   private readonly health: Health;
+  private readonly streams: StreamServer;
   private coordinator: Coordinator | null = null;
   private founding: Founding | null = null;
   private app: FastifyInstance | null = null;
@@ -132,7 +135,8 @@ export class Node {
       },
     });
     this.machine = new Machine(storage, {
-      onEvent: () => undefined,
+      onEvent: (_group, event) => this.streams.hub.changed(event),
+      onRestored: (group) => this.streams.hub.jumped(group),
       onTopology: (topology) => this.adopt(topology),
       onDamage: (group, reason) => {
         // A mark that cannot be written stops the node by itself.
@@ -182,6 +186,24 @@ export class Node {
       appliedIndex: (group) => this.host.status(group)?.applied ?? 0,
     });
     this.health = new Health({ host: this.host, router: this.router, starting: () => this.startingReason() });
+    const auth = bearerAuth(config.apiKeys);
+    this.streams = new StreamServer({
+      rows: (context) => this.machine.rowsOf(context),
+      hosts: (group) => this.router.hosts(group),
+      isLed: (group) => (this.host.status(group)?.leader ?? 0) !== 0,
+      barrier: (group) => this.router.barrier(group),
+      hostAddresses: (group) => this.addressesOf(group),
+      authorize: (request) => auth.check(request.headers.authorization),
+      isAuthRequired: auth.required,
+      origins: config.corsOrigins,
+      peerAccepts: (authorization) => this.keys.accepts(authorization),
+      peerHeaders: () => this.keys.headers(),
+      connectionsMax: config.streamConnectionsMax,
+      timeoutMs: config.requestTimeoutMs,
+      requestAnswered: this.metrics.requestAnswered,
+      readFailed: (context, error) => logger.error({ type: 'stream_failed', context_id: context, err: error }, 'a context could not be read for its streams'),
+      logger,
+    });
     this.metrics.sampleFrom(() => this.sample());
   }
 
@@ -190,7 +212,10 @@ export class Node {
     if (this.closing) return;
     this.closing = true;
     this.health.drain();
+    // Their clients come back elsewhere with their cursors, while this node still helps its groups to new leaders.
+    const streamsClosed = this.streams.close();
     await this.handOver();
+    await streamsClosed;
     // The server closes only when peers' links are gone too, and requests under way still need those.
     const serverClosed = this.app?.close();
     await this.waitUntil(() => this.router.pending === 0, this.config.requestTimeoutMs);
@@ -231,11 +256,12 @@ export class Node {
       logger,
       peerRoutes: this.founding.routes(),
       mount: (app) => mountSnapshots(app, this.sender, this.keys),
+      mountApi: (api) => this.streams.mount(api),
     });
     this.app = app;
     app.server.on('upgrade', (request, socket, head) => {
       if (request.url === PEER_PATH) this.links.handleUpgrade(request, socket, head);
-      else socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+      else this.streams.handleUpgrade(request, socket, head);
     });
     try {
       await app.listen({ host: config.host, port: config.port });
@@ -286,6 +312,7 @@ export class Node {
   private takeOut(group: GroupId, reason: string): void {
     this.logger.error({ type: 'damage', group, reason }, `damage found in group ${group}: its replica on this node takes itself out and never votes again`);
     this.host.removeGroup(group);
+    this.streams.hub.removed(group);
   }
 
   /** Changes with every write of Raft state that began or became durable. */
@@ -355,6 +382,8 @@ export class Node {
     this.stopped = true;
     this.logger.error({ type: 'disk_full' }, 'disk space is below FASTPACA_DISK_HARD_FREE_BYTES: this node stops writing and serves stale reads; free space and restart it');
     this.health.readOnly();
+    // Nothing is applied here from now on, and a stream that is silent for ever would not be noticed.
+    this.streams.disconnect('the disk of this node is full');
     await this.storage.releaseBallast();
     await this.handOver();
     this.host.stop();
@@ -418,6 +447,14 @@ export class Node {
     return { status: founding.state, reason: founding.missing().join('; ') };
   }
 
+  /** host:port of the other nodes with a replica of the group, those with a live link first. */
+  private addressesOf(group: GroupId): string[] {
+    return this.router.hostsOf(group).flatMap((name) => {
+      const node = name === this.identity.name ? undefined : this.topology?.nodes.find((known) => known.name === name);
+      return node === undefined ? [] : [node.address];
+    });
+  }
+
   private address(): string {
     return this.config.advertise ?? `${this.config.host === '0.0.0.0' ? '127.0.0.1' : this.config.host}:${this.config.port}`;
   }
@@ -443,8 +480,8 @@ export class Node {
       peersUp: this.links.up().length,
       peerBytesSentTotal: stats.bytesOut,
       peerBytesReceivedTotal: stats.bytesIn,
-      streamsOpen: 0,
-      streamsEvictedTotal: 0,
+      streamsOpen: this.streams.open,
+      streamsEvictedTotal: this.streams.evicted,
       levelZeroFiles: storage.level0Files,
       storageBytes: storage.sizeBytes,
       diskFreeBytes: storage.freeBytes,

@@ -29,6 +29,8 @@ export interface AppDeps extends RouteDeps {
   readonly peerRoutes?: readonly PeerRoute[];
   /** More routes between nodes, of other shapes (snapshots). */
   readonly mount?: (app: FastifyInstance) => void;
+  /** More calls under /v1, with its keys and limits (streams). */
+  readonly mountApi?: (api: FastifyInstance) => void;
   /** Instead of RECEIVE. */
   readonly receive?: Receive;
 }
@@ -94,6 +96,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
       if (config.rateLimit !== null) await limitRate(api, config.rateLimit, auth);
       if (auth.required) api.addHook('onRequest', async (request) => auth.check(request.headers.authorization));
       mountApi(api, deps);
+      deps.mountApi?.(api);
     },
     { prefix: '/v1' },
   );

@@ -19,7 +19,11 @@ const EMPTY = Buffer.alloc(0);
  * Throws ApiError invalid_context_id.
  */
 export function contextId(request: FastifyRequest<{ Params: { id: string } }>): string {
-  const id = request.params.id;
+  return checkContextId(request.params.id);
+}
+
+/** The same for an id that was decoded elsewhere. Throws ApiError invalid_context_id. */
+export function checkContextId(id: string): string {
   if (id.length === 0) throw new ApiError('invalid_context_id', 'The context id is empty.');
   for (let i = 0; i < id.length; i++) {
     const unit = id.charCodeAt(i);

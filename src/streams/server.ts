@@ -1,0 +1,307 @@
+/**
+ * Streams of one node, from the request to the end: who may open one, whether its context is here or elsewhere, over
+ * which transport. Upgrades never meet the framework's hooks, so everything those would do is done here, before the 101.
+ */
+import { STATUS_CODES } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Duplex } from 'node:stream';
+import type { FastifyInstance } from 'fastify';
+import { WebSocketServer } from 'ws';
+import type { WebSocket } from 'ws';
+import { groupOf } from '../cluster/placement.ts';
+import type { ContextHeader } from '../contexts/types.ts';
+import { ApiError } from '../errors.ts';
+import type { Logger } from '../log.ts';
+import { contextNotFound } from '../reads.ts';
+import { StreamHub } from './hub.ts';
+import type { HubSource } from './hub.ts';
+import { dialPeer, Relay } from './relay.ts';
+import { parsePeerStreamTarget, parseStreamRequest, pathOf, PEER_STREAM_PATH, peerStreamTarget, streamTarget } from './request.ts';
+import type { StreamRequest } from './request.ts';
+import { SseSink } from './sse.ts';
+import { SocketSink } from './socket.ts';
+import { CloseCode } from './sink.ts';
+import type { Sink } from './sink.ts';
+
+/** Clients say little: pongs. */
+const INBOUND_BYTES_MAX = 4 * 1024;
+/** A connection that is being closed and whose client does not take part is cut after this long. */
+const CLOSE_TIMEOUT_MS = 5_000;
+const WEB_SOCKETS = {
+  noServer: true,
+  clientTracking: false,
+  perMessageDeflate: false,
+  maxPayload: INBOUND_BYTES_MAX,
+  // The sink answers pings, as far as the client reads the answers.
+  autoPong: false,
+  closeTimeout: CLOSE_TIMEOUT_MS,
+};
+/** The same when the node stops. */
+const STOP_TIMEOUT_MS = 1_000;
+const TICK_MS = 1_000;
+
+export interface StreamServerOptions extends HubSource {
+  readonly hosts: (group: number) => boolean;
+  /** host:port of the nodes with a replica of the group, the likeliest to answer first. */
+  readonly hostAddresses: (group: number) => readonly string[];
+  /** Resolves to true when the local replica holds all that was acknowledged before the call, to false when there is none; throws ApiError. */
+  readonly barrier: (group: number) => Promise<boolean>;
+  /** Throws ApiError unless the request may be served (upgrades; /v1 checks the others itself). */
+  readonly authorize: (request: IncomingMessage) => void;
+  /** False: pages of any origin could open streams here unless their origin is checked. */
+  readonly isAuthRequired: boolean;
+  /** Origins whose pages may, besides this host's own; `*` is any. */
+  readonly origins: readonly string[];
+  readonly peerAccepts: (authorization: string | undefined) => boolean;
+  readonly peerHeaders: () => Readonly<Record<string, string>>;
+  readonly connectionsMax: number;
+  readonly timeoutMs: number;
+  readonly requestAnswered: (status: number) => void;
+  readonly logger: Logger;
+}
+
+/** Where a stream's frames come from. */
+type Origin = { readonly at: 'here'; readonly header: ContextHeader } | { readonly at: 'peer'; readonly ws: WebSocket } | { readonly at: 'nowhere' };
+
+export class StreamServer {
+  readonly hub: StreamHub;
+  private readonly options: StreamServerOptions;
+  private readonly server = new WebSocketServer(WEB_SOCKETS);
+  private readonly relays = new Set<Relay>();
+  /** Connections of clients that have a stream or wait for one. */
+  private readonly connections = new Set<Duplex>();
+  private readonly peerConnections = new Set<Duplex>();
+  private relaysEvicted = 0;
+  private isClosing = false;
+  private readonly ticker: NodeJS.Timeout;
+
+  constructor(options: StreamServerOptions) {
+    this.options = options;
+    this.hub = new StreamHub(options);
+    this.server.on('wsClientError', (error, socket) => refuse(socket, new ApiError('invalid_request', `This is not a WebSocket handshake: ${error.message}.`, { path: 'Upgrade' })));
+    this.ticker = setInterval(() => {
+      const now = performance.now();
+      for (const relay of this.relays) if (relay.tick(now)) this.relaysEvicted++;
+    }, TICK_MS);
+    this.ticker.unref();
+  }
+
+  /** Streams of clients that are open or being opened. */
+  get open(): number {
+    return this.connections.size;
+  }
+
+  get evicted(): number {
+    return this.hub.evicted + this.relaysEvicted;
+  }
+
+  /** Closes every stream with 1012 and waits, briefly, until the connections are gone. New ones are refused. */
+  async close(): Promise<void> {
+    this.isClosing = true;
+    this.disconnect('the node is stopping');
+    const until = performance.now() + STOP_TIMEOUT_MS;
+    while (this.connections.size + this.peerConnections.size > 0 && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 10));
+    for (const socket of [...this.connections, ...this.peerConnections]) socket.destroy();
+    clearInterval(this.ticker);
+    this.hub.close();
+  }
+
+  /** Closes every stream with 1012: this node cannot serve them now. */
+  disconnect(reason: string): void {
+    this.hub.closeAll(reason);
+    for (const relay of this.relays) relay.end(CloseCode.restart, reason);
+  }
+
+  /** Takes an upgrade: a client's stream, or one that another node relays. Anything else is answered 404. */
+  handleUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.on('error', () => socket.destroy());
+    this.upgrade(request, socket, head).catch((error: unknown) => {
+      const known = this.known(error, request);
+      this.options.requestAnswered(known.status);
+      refuse(socket, known);
+    });
+  }
+
+  /** Mounts the same path for readers of server-sent events. `api` has the prefix /v1 and authenticates. */
+  mount(api: FastifyInstance): void {
+    api.get('/contexts/:id/stream', { schema: { hide: true }, exposeHeadRoute: false }, async (request, reply) => {
+      if (!/\btext\/event-stream\b/i.test(request.headers.accept ?? '')) {
+        throw new ApiError('invalid_request', 'A stream is a WebSocket (Upgrade: websocket) or server-sent events (Accept: text/event-stream).', { path: 'Accept' });
+      }
+      const wanted = parseStreamRequest(request.raw.url ?? '', request.headers);
+      this.enter(request.raw.socket);
+      let origin: Origin;
+      try {
+        origin = await this.find(wanted, true);
+      } catch (error) {
+        this.leave(request.raw.socket);
+        throw error;
+      }
+      if (origin.at === 'nowhere' || (origin.at === 'here' && origin.header.status === 'tombstoned' && (wanted.cursor ?? -1) >= origin.header.version)) {
+        this.leave(request.raw.socket);
+        this.options.requestAnswered(204);
+        // The one answer that keeps an EventSource from coming back for ever.
+        return reply.code(204).send();
+      }
+      reply.hijack();
+      this.options.requestAnswered(200);
+      for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) reply.raw.setHeader(name, value);
+      this.events(reply.raw, wanted, origin);
+      return reply;
+    });
+  }
+
+  private events(response: ServerResponse, wanted: StreamRequest, origin: Exclude<Origin, { at: 'nowhere' }>): void {
+    const { socket } = response.req;
+    response.once('close', () => this.leave(socket));
+    if (response.destroyed || socket.destroyed) {
+      if (origin.at === 'peer') origin.ws.terminate();
+      return this.leave(socket);
+    }
+    this.start(new SseSink(response), wanted, origin);
+  }
+
+  private async upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
+    const url = request.url ?? '';
+    if (pathOf(url) === PEER_STREAM_PATH) return this.upgradePeer(request, socket, head);
+    if (streamTarget(url) === null) throw new ApiError('not_found', 'There is no WebSocket at this path. Streams are at /v1/contexts/:id/stream.');
+    this.options.authorize(request);
+    this.checkOrigin(request);
+    const wanted = parseStreamRequest(url, request.headers);
+    this.enter(socket);
+    socket.once('close', () => this.leave(socket));
+    let origin: Origin;
+    try {
+      origin = await this.find(wanted, false);
+    } catch (error) {
+      this.leave(socket);
+      throw error;
+    }
+    if (origin.at === 'nowhere') throw new Error('a WebSocket stream always has an origin');
+    const from = origin;
+    let isTaken = false;
+    this.server.handleUpgrade(request, socket, head, (ws) => {
+      isTaken = true;
+      this.options.requestAnswered(101);
+      this.start(new SocketSink(ws, socket, 'client'), wanted, from);
+    });
+    // The handshake was refused, or the client has left meanwhile.
+    if (!isTaken && from.at === 'peer') from.ws.terminate();
+  }
+
+  private start(sink: Sink, wanted: StreamRequest, origin: Exclude<Origin, { at: 'nowhere' }>): void {
+    if (origin.at === 'here') {
+      this.hub.open({ ...wanted, group: groupOf(wanted.context), sink });
+    } else {
+      const relay = new Relay(origin.ws, sink, () => this.relays.delete(relay));
+      this.relays.add(relay);
+    }
+    if (this.isClosing) this.disconnect('the node is stopping');
+  }
+
+  /** The local replica after a barrier, or a connection to a node that has one. Throws ApiError. */
+  private async find(wanted: StreamRequest, isEvents: boolean): Promise<Origin> {
+    const group = groupOf(wanted.context);
+    if (this.options.hosts(group)) {
+      const header = await this.headerHere(wanted.context, group);
+      if (header !== null) return { at: 'here', header };
+    }
+    let refused = new ApiError('raft_unavailable', `No node that hosts Raft group ${group} can be reached. Retry.`);
+    for (const address of this.options.hostAddresses(group)) {
+      const outcome = await dialPeer(`ws://${address}${peerStreamTarget(wanted, isEvents)}`, this.options.peerHeaders(), this.options.timeoutMs);
+      if ('ws' in outcome) return { at: 'peer', ws: outcome.ws };
+      if ('ended' in outcome) return { at: 'nowhere' };
+      refused = outcome.refused;
+      // Another node may know better only where this one could not tell.
+      if (refused.status !== 503) break;
+    }
+    throw refused;
+  }
+
+  /** Null when the replica is gone, or so damaged that reading took it out. Throws ApiError context_not_found, raft_unavailable. */
+  private async headerHere(context: string, group: number): Promise<ContextHeader | null> {
+    if (!(await this.options.barrier(group)) || !this.options.hosts(group)) return null;
+    let header;
+    try {
+      header = this.options.rows(context).header(context);
+    } catch (error) {
+      if (this.options.hosts(group)) throw error;
+      return null;
+    }
+    if (header === undefined) throw contextNotFound(context);
+    return header;
+  }
+
+  private async upgradePeer(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
+    if (!this.options.peerAccepts(request.headers.authorization)) throw new ApiError('unauthorized', 'No key of this cluster was presented.');
+    if (this.isClosing) throw stopping();
+    const wanted = parsePeerStreamTarget(request.url ?? '');
+    const group = groupOf(wanted.context);
+    // Never relayed twice, or two nodes with old news could send a client round and round.
+    const header = this.options.hosts(group) ? await this.headerHere(wanted.context, group) : null;
+    if (header === null) throw new ApiError('raft_unavailable', `This node hosts no replica of Raft group ${group}. Retry.`);
+    this.peerConnections.add(socket);
+    socket.once('close', () => this.peerConnections.delete(socket));
+    if (wanted.isEvents && header.status === 'tombstoned' && (wanted.cursor ?? -1) >= header.version) {
+      socket.end('HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n');
+      return;
+    }
+    this.server.handleUpgrade(request, socket, head, (ws) => this.start(new SocketSink(ws, socket, 'peer'), wanted, { at: 'here', header }));
+  }
+
+  /**
+   * A browser sends cookies and nothing else with a cross-site WebSocket, and no preflight before it: where no key is
+   * asked for, only pages of this very host may open one.
+   */
+  private checkOrigin(request: IncomingMessage): void {
+    const { origin, host } = request.headers;
+    const { isAuthRequired, origins } = this.options;
+    if (isAuthRequired || origin === undefined || origins.includes(origin) || origins.includes('*')) return;
+    if (URL.canParse(origin) && new URL(origin).host === host) return;
+    throw new ApiError('invalid_request', 'Without FASTPACA_API_KEY, only pages of FASTPACA_CORS_ORIGINS may open streams here.', { path: 'Origin' });
+  }
+
+  private enter(socket: Duplex): void {
+    if (this.isClosing) throw stopping();
+    const { connectionsMax } = this.options;
+    if (this.connections.size >= connectionsMax) {
+      throw new ApiError('overloaded', `This node has ${connectionsMax} streams open, as many as FASTPACA_STREAM_MAX_CONNECTIONS allows. Use another node, or retry later.`);
+    }
+    this.connections.add(socket);
+  }
+
+  private leave(socket: Duplex): void {
+    this.connections.delete(socket);
+  }
+
+  private known(error: unknown, request: IncomingMessage): ApiError {
+    if (error instanceof ApiError) return error;
+    this.options.logger.error({ type: 'request_failed', err: error, method: request.method, url: request.url }, 'a stream failed to open in a way that is a bug');
+    return new ApiError('internal', 'Something went wrong here; it has been logged.');
+  }
+}
+
+function stopping(): ApiError {
+  return new ApiError('raft_unavailable', 'This node is stopping. Use another node.');
+}
+
+/** Answers an upgrade as any other request would be answered, and closes the connection. */
+function refuse(socket: Duplex, error: ApiError): void {
+  if (socket.destroyed || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const body = JSON.stringify(error.toBody());
+  const headers = [
+    `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status] ?? ''}`,
+    'Content-Type: application/json; charset=utf-8',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    ...(error.retryAfterSeconds === null ? [] : [`Retry-After: ${error.retryAfterSeconds}`]),
+    ...(error.status === 401 ? ['WWW-Authenticate: Bearer'] : []),
+    'Connection: close',
+  ];
+  // A client that neither reads nor closes must not keep the connection.
+  const cut = setTimeout(() => socket.destroy(), CLOSE_TIMEOUT_MS);
+  socket.once('close', () => clearTimeout(cut));
+  socket.end(`${headers.join('\r\n')}\r\n\r\n${body}`);
+}

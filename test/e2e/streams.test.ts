@@ -1,0 +1,217 @@
+/** Streams over real sockets of real processes: the frames, the refusals, the closes; then three nodes under kills. */
+import assert from 'node:assert/strict';
+import { connect } from 'node:net';
+import { after, before, describe, test } from 'node:test';
+import { call, ClusterProcesses, until } from './processes.ts';
+import { refusal, SseClient, StreamClient, streamUrl } from './stream-client.ts';
+
+const message = (text: string) => ({ role: 'user', parts: [{ type: 'text', text }] });
+
+async function create(url: string, id: string, settings: unknown = { token_budget: 1_000_000 }): Promise<void> {
+  assert.equal((await call(`${url}/v1/contexts/${id}`, 'PUT', settings)).status, 201);
+}
+
+async function append(url: string, id: string, text: string): Promise<number> {
+  const answer = await call(`${url}/v1/contexts/${id}/messages`, 'POST', { message: message(text) });
+  assert.equal(answer.status, 201, answer.text);
+  return Number(answer.json['version']);
+}
+
+describe('one node', () => {
+  let cluster: ClusterProcesses;
+  let url: string;
+  before(async () => {
+    cluster = await ClusterProcesses.start(1, { FASTPACA_STREAM_MAX_CONNECTIONS: '8' });
+    url = cluster.node(0).url;
+  });
+  after(() => cluster.stop());
+
+  test('what is appended after a stream opened comes as message, then context', async () => {
+    await create(url, 'live');
+    await append(url, 'live', 'before');
+    const client = await StreamClient.open(streamUrl(url, 'live'));
+    await append(url, 'live', 'after');
+    await client.count(2);
+    assert.deepEqual(client.frames.map(({ type, version }) => `${type} ${version}`), ['message 2', 'context 2']);
+    const stored = await call(`${url}/v1/contexts/live/messages?from_seq=2`);
+    assert.ok(stored.text.includes(client.texts[0]?.replace('{"type":"message","version":2,"seq":2,"message":', '').slice(0, -1) ?? '?'), 'the message is what a read answers');
+    client.close();
+  });
+
+  test('a cursor replays messages and compactions in the order of their versions, then goes on live', async () => {
+    await create(url, 'replay');
+    for (let i = 1; i <= 3; i++) await append(url, 'replay', `m${i}`);
+    assert.equal((await call(`${url}/v1/contexts/replay/compact`, 'POST', { replacement: [message('summary')], keep_from_seq: 3 })).status, 200);
+    await append(url, 'replay', 'm4');
+    const client = await StreamClient.open(streamUrl(url, 'replay', '?cursor=1'));
+    await client.count(5);
+    await append(url, 'replay', 'm5');
+    await client.count(7);
+    assert.deepEqual(
+      client.frames.map(({ type, version, seq }) => `${type} ${version} ${seq ?? ''}`.trim()),
+      ['message 2 2', 'message 3 3', 'compaction 4', 'message 5 4', 'context 5', 'message 6 5', 'context 6'],
+    );
+    assert.deepEqual(client.of('compaction')[0]?.range, { from_seq: 1, to_seq: 2 });
+    client.close();
+  });
+
+  test('without messages only the news about the window come', async () => {
+    await create(url, 'window-only', { token_budget: 20, policy: { strategy: 'manual' } });
+    const client = await StreamClient.open(streamUrl(url, 'window-only', '?cursor=0&include_messages=false'));
+    await append(url, 'window-only', 'a long message that takes the window over its budget because it counts more than twenty tokens, surely');
+    await client.count(2);
+    assert.deepEqual(client.frames.map(({ type, version, needs_compaction }) => `${type} ${version} ${needs_compaction}`), ['context 0 false', 'context 1 true']);
+    client.close();
+  });
+
+  test('an atomic list comes as one message a version and one context', async () => {
+    await create(url, 'list');
+    const client = await StreamClient.open(streamUrl(url, 'list', '?cursor=0'));
+    const answer = await call(`${url}/v1/contexts/list/messages`, 'POST', { messages: ['a', 'b', 'c'].map(message) });
+    assert.equal(answer.status, 201);
+    await client.count(5);
+    assert.deepEqual(client.frames.map(({ type, version }) => `${type} ${version}`), ['context 0', 'message 1', 'message 2', 'message 3', 'context 3']);
+    client.close();
+  });
+
+  test('deleting the context sends tombstoned and closes 1000, also for those who come later', async () => {
+    await create(url, 'end');
+    await append(url, 'end', 'only');
+    const client = await StreamClient.open(streamUrl(url, 'end'));
+    assert.equal((await call(`${url}/v1/contexts/end`, 'DELETE')).status, 204);
+    assert.equal((await client.end()).code, 1000);
+    assert.deepEqual(client.texts, ['{"type":"tombstoned","version":2}']);
+    const late = await StreamClient.open(streamUrl(url, 'end', '?cursor=0'));
+    assert.equal((await late.end()).code, 1000);
+    assert.deepEqual(late.frames.map(({ type }) => type), ['message', 'tombstoned']);
+  });
+
+  test('a cursor that this log never reached is reset, then the stream goes on', async () => {
+    await create(url, 'ahead');
+    await append(url, 'ahead', 'one');
+    const client = await StreamClient.open(streamUrl(url, 'ahead', '?cursor=77'));
+    await client.count(2);
+    await append(url, 'ahead', 'two');
+    await client.count(4);
+    assert.deepEqual(client.frames.map(({ type, version }) => `${type} ${version}`), ['reset 1', 'context 1', 'message 2', 'context 2']);
+    client.close();
+  });
+
+  test('refusals come before the upgrade, as JSON', async () => {
+    await create(url, 'refused');
+    const missing = await refusal(streamUrl(url, 'nobody'));
+    assert.deepEqual([missing.status, missing.json['error']], [404, 'context_not_found']);
+    for (const [query, path] of [['?cursor=x', 'cursor'], ['?cursor=-1', 'cursor'], ['?cursor=', 'cursor'], ['?cursor=1&cursor=2', 'cursor'], ['?include_messages=no', 'include_messages'], ['?what=1', 'what']] as const) {
+      const { status, json } = await refusal(streamUrl(url, 'refused', query));
+      assert.deepEqual([status, json['error'], json['path']], [400, 'invalid_request', path], query);
+    }
+    const foreign = await refusal(streamUrl(url, 'refused'), { origin: 'https://elsewhere.example' });
+    assert.deepEqual([foreign.status, foreign.json['path']], [400, 'Origin']);
+    const elsewhere = await refusal(`${url}/v1/contexts/refused`);
+    assert.deepEqual([elsewhere.status, elsewhere.json['error']], [404, 'not_found']);
+    const version = await refusal(streamUrl(url, 'refused'), { 'sec-websocket-version': '7' });
+    assert.deepEqual([version.status, version.json['error']], [400, 'invalid_request']);
+    const control = await refusal(`${url}/v1/contexts/a%00b/stream`);
+    assert.deepEqual([control.status, control.json['error']], [400, 'invalid_context_id']);
+    const plain = await call(`${url}/v1/contexts/refused/stream`);
+    assert.deepEqual([plain.status, plain.json['error']], [400, 'invalid_request']);
+    for (const [query, headers] of [['?cursor=x', {}], ['', { 'last-event-id': 'x' }]] as const) {
+      assert.equal((await call(`${url}/v1/contexts/refused/stream${query}`, 'GET', undefined, { accept: 'text/event-stream', ...headers })).status, 400);
+    }
+    assert.equal((await call(`${url}/v1/contexts/nobody/stream`, 'GET', undefined, { accept: 'text/event-stream' })).status, 404);
+  });
+
+  test('past the limit both transports answer 429 with Retry-After, and a closed stream makes room', async () => {
+    await create(url, 'full');
+    await until('the streams of other tests to be gone', async () => /^fastpaca_streams_open 0$/m.test((await call(`${url}/metrics`)).text));
+    const clients = await Promise.all(Array.from({ length: 8 }, () => StreamClient.open(streamUrl(url, 'full'))));
+    const { status, headers, json } = await refusal(streamUrl(url, 'full'));
+    assert.deepEqual([status, json['error']], [429, 'overloaded']);
+    assert.match(headers['retry-after'] ?? '', /^\d+$/);
+    const events = await call(`${url}/v1/contexts/full/stream`, 'GET', undefined, { accept: 'text/event-stream' });
+    assert.deepEqual([events.status, events.headers.has('retry-after')], [429, true]);
+    for (const client of clients) client.close();
+    await until('room for another', async () => /^fastpaca_streams_open 0$/m.test((await call(`${url}/metrics`)).text));
+    (await StreamClient.open(streamUrl(url, 'full'))).close();
+  });
+
+  test('server-sent events: ids at the end of a version, resumed by Last-Event-ID, white space kept', async () => {
+    await create(url, 'sse');
+    const raw = '{"message":{"role":"user","parts":[{"type":"text",\r\n "text":"a\\nb"}]}}';
+    assert.equal((await call(`${url}/v1/contexts/sse/messages`, 'POST', raw)).status, 201);
+    const client = await SseClient.open(`${url}/v1/contexts/sse/stream?cursor=0`);
+    assert.equal(client.headers['content-type'], 'text/event-stream');
+    await until('the replay', () => client.events.length === 2);
+    await append(url, 'sse', 'second');
+    await until('the live frames', () => client.events.length === 4);
+    assert.deepEqual(client.events.map(({ id, data }) => `${id} ${(JSON.parse(data) as { type: string }).type}`), ['null message', '1 context', 'null message', '2 context']);
+    assert.deepEqual((JSON.parse(client.events[0]?.data ?? '') as { message: { parts: unknown } }).message.parts, [{ type: 'text', text: 'a\nb' }]);
+    client.close();
+    const again = await SseClient.open(`${url}/v1/contexts/sse/stream?cursor=0`, { 'last-event-id': '1' });
+    await until('what was missed', () => again.events.length === 2);
+    assert.deepEqual(again.events.map(({ id, data }) => `${id} ${(JSON.parse(data) as { version: number }).version}`), ['null 2', '2 2']);
+    assert.equal((await call(`${url}/v1/contexts/sse`, 'DELETE')).status, 204);
+    await until('the end', () => again.isOver);
+    assert.equal(again.events.at(-1)?.id, '3');
+    const over = await call(`${url}/v1/contexts/sse/stream`, 'GET', undefined, { accept: 'text/event-stream', 'last-event-id': '3' });
+    assert.equal(over.status, 204, 'an EventSource must not come back for ever');
+  });
+
+  test('a client that sends too much is closed 1009, one that pings is answered, one that says nonsense is let be', async () => {
+    await create(url, 'talk');
+    const loud = await StreamClient.open(streamUrl(url, 'talk'));
+    loud.ws.send('x'.repeat(5000));
+    assert.equal((await loud.end()).code, 1009);
+    const client = await StreamClient.open(streamUrl(url, 'talk'));
+    client.ws.send('nonsense');
+    client.ws.send('{"type":"ping"}');
+    await client.count(1);
+    assert.equal(client.texts[0], '{"type":"pong"}');
+    client.close();
+  });
+
+  test('a client that does not read is closed, others do not notice, and it can resume', async () => {
+    await create(url, 'slow');
+    const [slow, quick] = [await StreamClient.open(streamUrl(url, 'slow', '?cursor=0')), await StreamClient.open(streamUrl(url, 'slow', '?cursor=0'))];
+    slow.ws.pause();
+    const text = 'x'.repeat(100_000);
+    let last = 0;
+    await until(
+      'the slow client to be closed',
+      async () => {
+        last = await append(url, 'slow', text);
+        return /^fastpaca_streams_evicted_total 1$/m.test((await call(`${url}/metrics`)).text);
+      },
+      60_000,
+    );
+    await until('the quick client to have all', () => quick.of('message').length === last);
+    slow.ws.resume();
+    await slow.end();
+    const seen = slow.frames.at(-1)?.version ?? 0;
+    assert.ok(seen < last);
+    const resumed = await StreamClient.open(streamUrl(url, 'slow', `?cursor=${seen}`));
+    await until('the rest', () => resumed.of('message').length >= last - seen);
+    assert.deepEqual(resumed.of('message').map(({ version }) => version), Array.from({ length: last - seen }, (_, i) => seen + 1 + i));
+    resumed.close();
+    quick.close();
+  });
+
+  test('a connection that closes while it waits leaves nothing behind', async () => {
+    await create(url, 'gone');
+    for (let i = 0; i < 20; i++) {
+      const socket = connect(cluster.node(0).port, '127.0.0.1');
+      socket.on('error', () => undefined);
+      socket.write('GET /v1/contexts/gone/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n', () => socket.destroy());
+    }
+    await until('all places to be free', async () => /^fastpaca_streams_open 0$/m.test((await call(`${url}/metrics`)).text));
+  });
+
+  test('SIGTERM closes streams with 1012', async () => {
+    await create(url, 'stop');
+    const client = await StreamClient.open(streamUrl(url, 'stop'));
+    const events = await SseClient.open(`${url}/v1/contexts/stop/stream`);
+    assert.deepEqual(await cluster.node(0).kill('SIGTERM'), { code: 0, signal: null });
+    assert.equal((await client.end()).code, 1012);
+    await until('the events to end', () => events.isOver);
+  });
+});
