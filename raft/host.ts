@@ -40,6 +40,8 @@ export class RaftHost {
   /** Replicas with something for the next write. */
   #gathered: HostedReplica[] = [];
   #writeWanted = false;
+  /** A tick passed: frames that wait for a write leave, in case it hangs. */
+  #flushDue = false;
   /** Replicas of the write in flight, and of one that completed and was not yet acted upon. */
   #writing: readonly HostedReplica[] | null = null;
   /** Tick at which the write in flight began. */
@@ -104,7 +106,9 @@ export class RaftHost {
       this.#announce(replica);
     }
     const slot = this.#ticks % Math.min(this.#options.heartbeatTicks, LIST_SLOTS);
-    for (const peer of this.#peers.values()) peer.flush(slot, this.#onUnreachable);
+    const mayWait = this.#writing !== null && !this.#flushDue;
+    this.#flushDue = false;
+    for (const peer of this.#peers.values()) peer.flush(slot, mayWait, this.#onUnreachable);
     if (this.#writeWanted && this.#writing === null && this.#written === null) this.#write();
     this.#applySome();
 
@@ -136,6 +140,7 @@ export class RaftHost {
   tick(): void {
     if (this.#closed) return;
     this.#ticks += 1;
+    this.#flushDue = true;
     for (const replica of this.#replicas.values()) {
       try {
         replica.raft.tick();
@@ -147,7 +152,7 @@ export class RaftHost {
     if (this.#writing !== null && (this.#ticks - this.#writingSince) % this.#options.writeStallTicks === this.#options.writeStallTicks - 1) this.#yieldLeadership();
     if (this.#ticks % this.#options.compactTicks === 0) this.#compact();
     if (this.#gathered.length > 0 || this.#ports.storage.hasPendingState()) this.#writeWanted = true;
-    if (this.#writeWanted) this.#schedule();
+    this.#schedule();
   }
 
   /** A frame from `from`. One that cannot be decoded is ignored as a whole and counted; nothing in it can throw. */

@@ -43,6 +43,11 @@ export interface PeerLimits {
 /** Told when an append did not leave, so that Raft probes instead of counting on it. */
 export type Unreachable = (group: GroupId, replica: number) => void;
 
+/** May stay in the frame until the write in flight is done. */
+function keepsForWrite(message: Message): boolean {
+  return message.type === MessageType.commit || message.type === MessageType.append;
+}
+
 export class Peer {
   readonly node: NodeId;
   readonly frame = new FrameWriter();
@@ -50,6 +55,8 @@ export class Peer {
   readonly held: readonly [HeartbeatReceiver, HeartbeatReceiver];
   /** Slot of the last heartbeat list from there: its answers repeat in the same rhythm. */
   responseSlot = 0;
+  /** The frame holds something whose sender or receiver waits for it right now. */
+  #urgent = false;
   /** (group, replica) pairs of the appends in `frame`. */
   #appends: number[] = [];
   readonly #transport: Transport;
@@ -87,19 +94,25 @@ export class Peer {
       }
       this.#appends.push(group, message.to);
     }
+    if (!keepsForWrite(message)) this.#urgent = true;
     this.frame.message(group, message);
     if (this.frame.size >= this.#limits.frameBytesMax) this.#send(unreachable);
   }
 
-  /** Sends what was gathered, if anything, as one frame. */
-  flush(heartbeatSlot: number, unreachable: Unreachable): void {
+  /**
+   * Sends what was gathered, if anything, as one frame. `mayWait`: a write is in flight, so that appends, which cannot
+   * be committed before a later write here or there, and commits, which nobody waits for, may gather until it is done:
+   * fewer, larger frames exactly when there is much to send.
+   */
+  flush(heartbeatSlot: number, mayWait: boolean, unreachable: Unreachable): void {
     this.sent[ListStream.heartbeat].flush(this.frame, heartbeatSlot);
     this.sent[ListStream.response].flush(this.frame, this.responseSlot);
-    if (this.frame.size > 0) this.#send(unreachable);
+    if (this.frame.size > 0 && (this.#urgent || !mayWait)) this.#send(unreachable);
   }
 
   #send(unreachable: Unreachable): void {
     const frame = this.frame.finish();
+    this.#urgent = false;
     const appends = this.#appends;
     if (appends.length > 0) this.#appends = [];
     this.#stats.framesOut += 1;

@@ -86,7 +86,7 @@ export class Progress {
   match = 0;
   /** Index of the next entry to send. In probe it is a guess; in snapshot it lies behind the pending snapshot. */
   next = 1;
-  /** Highest commit index sent in an append; what a rejection showed to be lost is taken back. */
+  /** Highest commit index sent, with entries or alone; what a rejection showed to be lost is taken back. */
   sentCommit = 0;
   /** In snapshot: the index without which the replica cannot be served from the log. 0 otherwise. */
   pendingSnapshot = 0;
@@ -185,11 +185,6 @@ export class Progress {
   /** True while the in-flight window has no room for entries; an empty append may still go to find out what was lost. */
   isFull(): boolean {
     return this.state === ProgressState.replicate && this.#inflights.full();
-  }
-
-  /** True if telling `commit` would tell the replica something it does not know and can use. */
-  canLearnCommit(commit: number): boolean {
-    return commit > this.sentCommit && this.sentCommit < this.next - 1;
   }
 
   /** An append with `count` entries of `bytes` was sent, carrying `commit`. */

@@ -212,6 +212,7 @@ export class Raft {
         return;
       case MessageType.append:
       case MessageType.heartbeat:
+      case MessageType.commit:
       case MessageType.snapshot:
         this.#handleFromLeader(message);
         return;
@@ -582,7 +583,7 @@ export class Raft {
     // A pre-vote asks about a term that may never come.
     if (type === MessageType.preVote) return true;
     if (type === MessageType.preVoteResponse && !message.reject) return true;
-    const fromLeader = type === MessageType.append || type === MessageType.heartbeat || type === MessageType.snapshot;
+    const fromLeader = type === MessageType.append || type === MessageType.heartbeat || type === MessageType.commit || type === MessageType.snapshot;
     this.#becomeFollower(message.term, fromLeader ? message.from : NONE);
     return true;
   }
@@ -592,6 +593,7 @@ export class Raft {
     switch (message.type) {
       case MessageType.append:
       case MessageType.heartbeat:
+      case MessageType.commit:
       case MessageType.snapshot:
         // A leader of the past: this answer's term makes it step down. Without it, a replica that is ahead in term and
         // whose votes are refused by lease could never be heard. It acknowledges nothing (index 0).
@@ -622,6 +624,7 @@ export class Raft {
     }
     if (message.type === MessageType.append) this.#handleAppend(message);
     else if (message.type === MessageType.heartbeat) this.#handleHeartbeat(message);
+    else if (message.type === MessageType.commit) this.#log.commitTo(message.commit);
     else this.#handleSnapshot(message);
   }
 
@@ -809,9 +812,25 @@ export class Raft {
     for (const member of this.#members.all) {
       if (!member.sendPending) continue;
       member.sendPending = false;
-      let sent = this.#sendAppend(member, member.canLearnCommit(this.#log.commit));
+      let sent = this.#sendAppend(member, false);
+      if (!sent) this.#sendCommit(member);
       while (sent && member.state === ProgressState.replicate) sent = this.#sendAppend(member, false);
     }
+  }
+
+  /**
+   * With nothing to append, a commit travels alone and is not answered: half of all messages under load would be
+   * empty appends and their acknowledgements. A lost one is made good by the next heartbeat.
+   */
+  #sendCommit(member: Progress): void {
+    if (member.id === this.id || member.state !== ProgressState.replicate) return;
+    // As in heartbeats: never beyond what the replica is known to hold.
+    const commit = Math.min(member.match, this.#log.commit);
+    if (commit <= member.sentCommit) return;
+    const message = this.#compose(MessageType.commit, member.id);
+    message.commit = commit;
+    this.#messages.push(message);
+    member.sentCommit = commit;
   }
 
   /** Sends one append, or tells the replica to fetch a snapshot. False if nothing was sent. */

@@ -76,6 +76,8 @@ export const MessageType = {
   /** Follower to leader: "which index must I have applied to serve a linearizable read?" (`context` names the read). */
   readIndex: 10,
   readIndexResponse: 11,
+  /** Leader to follower whose log is known to agree: "this much is committed". Not answered: heartbeats repeat it. */
+  commit: 12,
 } as const;
 export type MessageType = (typeof MessageType)[keyof typeof MessageType];
 

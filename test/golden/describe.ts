@@ -61,6 +61,8 @@ function describeBody(message: Message): string {
       return `heartbeat commit ${commit}${context === 0 ? '' : ` read-round ${context}`}`;
     case MessageType.heartbeatResponse:
       return `heartbeat ok${context === 0 ? '' : ` read-round ${context}`}`;
+    case MessageType.commit:
+      return `commit ${commit}`;
     case MessageType.snapshot:
       return `snapshot needed, at least ${logTerm}/${index}`;
     case MessageType.timeoutNow:
