@@ -224,8 +224,12 @@ export class Mesh {
     return mesh;
   }
 
+  directoryOf(name: NodeId): string {
+    return join(this.directory, name);
+  }
+
   async open(name: NodeId): Promise<MeshNode> {
-    const node = await MeshNode.open(this, name, join(this.directory, name));
+    const node = await MeshNode.open(this, name, this.directoryOf(name));
     this.nodes.set(name, node);
     return node;
   }
