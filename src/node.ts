@@ -21,7 +21,9 @@ import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snap
 import { foundingConf, foundingTopology, encodeTopology, replicaOn, type Topology } from './cluster/topology.ts';
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
+import { MessageExporter } from './export.ts';
 import { buildApp } from './http/app.ts';
+import { Listing } from './listing/listing.ts';
 import { bearerAuth } from './http/auth.ts';
 import type { LogFields, Logger, NodeLogger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
@@ -60,6 +62,7 @@ export class Node {
   private readonly links: PeerLinks;
   private readonly router: Router;
   private readonly store: Store;
+  private readonly listing: Listing;
   private readonly counter: TokenCounter;
   private readonly sender: SnapshotSender;
   private readonly receiver: SnapshotReceiver;
@@ -133,6 +136,7 @@ export class Node {
         onUp: (peer) => this.onPeerUp(peer.name),
         onDown: (name) => this.onPeerDown(name),
       },
+      onSteppedBack: (reason) => this.health.out(reason),
     });
     this.machine = new Machine(storage, {
       onEvent: (_group, event) => this.streams.hub.changed(event),
@@ -185,6 +189,7 @@ export class Node {
       timeoutMs: config.requestTimeoutMs,
       appliedIndex: (group) => this.host.status(group)?.applied ?? 0,
     });
+    this.listing = new Listing({ rows: storage, router: this.router, network: this.links, timeoutMs: config.requestTimeoutMs });
     this.health = new Health({ host: this.host, router: this.router, starting: () => this.startingReason() });
     const auth = bearerAuth(config.apiKeys);
     this.streams = new StreamServer({
@@ -249,6 +254,8 @@ export class Node {
     });
     const app = await buildApp({
       store: this.store,
+      listing: this.listing,
+      exports: new MessageExporter((id, query, consistency) => this.store.slice(id, query, consistency)),
       health: this.health,
       cluster: { describe: async () => describeCluster({ topology: this.topology, host: this.host, network: this.links, self: identity.name, damaged: this.damaged() }) },
       metrics: this.metrics,
@@ -360,6 +367,12 @@ export class Node {
         this.store.answerRead(body).then(reply, (error: unknown) => {
           this.logger.error({ type: 'read_failed', err: error }, 'a read for another node failed in a way that is a bug');
           // An answer that says nothing: the asking node goes on to the next host.
+          reply(new Uint8Array());
+        });
+        return;
+      case RequestKind.list:
+        this.listing.answer(body).then(reply, (error: unknown) => {
+          this.logger.error({ type: 'list_failed', err: error }, 'a listing for another node failed in a way that is a bug');
           reply(new Uint8Array());
         });
         return;

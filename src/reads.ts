@@ -13,6 +13,9 @@ import { messageRow, renderContext, renderMessage, renderMessages } from './rend
 
 /** A page stops before its messages pass this many bytes, so that no answer can hold the memory of a node. */
 const PAGE_BYTES_MAX = 32 * 1024 * 1024;
+/** Slices of an export are read in one turn of the event loop each. */
+const SLICE_BYTES_MAX = 256 * 1024;
+const SLICE_MESSAGES_MAX = 256;
 
 /** A verb as it travels to a node that hosts the group. */
 export type ReadVerb =
@@ -21,7 +24,14 @@ export type ReadVerb =
   | { readonly verb: 'settings' }
   | { readonly verb: 'tail'; readonly offset: number; readonly limit: number }
   | { readonly verb: 'messages'; readonly query: MessagesQuery }
+  /** A slice of an export, in the form of decodeSlice. */
+  | { readonly verb: 'slice'; readonly query: SliceQuery }
   | { readonly verb: 'window'; readonly query: WindowQuery };
+
+export interface SliceQuery extends Omit<MessagesQuery, 'limit'> {
+  /** The last seq of the whole export once it is fixed, else null. */
+  readonly lastSeq: number | null;
+}
 
 export interface ReadResult {
   readonly body: Buffer;
@@ -44,6 +54,8 @@ export function read(rows: Rows, id: string, verb: ReadVerb): ReadResult {
       return plain(tail(rows, id, header, verb.offset, verb.limit));
     case 'messages':
       return plain(messages(rows, id, header, verb.query));
+    case 'slice':
+      return plain(slice(rows, id, header, verb.query));
     case 'window':
       return window(rows, id, header, verb.query);
   }
@@ -71,14 +83,14 @@ function plain(body: Buffer): ReadResult {
 }
 
 /** Messages [from, to], ascending, stopping before the page's byte bound. That each is there, machine.ts sees to. */
-function range(rows: Rows, id: string, from: number, to: number): { seq: number; row: Uint8Array }[] {
+function range(rows: Rows, id: string, from: number, to: number, bytesMax = PAGE_BYTES_MAX): { seq: number; row: Uint8Array }[] {
   const page: { seq: number; row: Uint8Array }[] = [];
   let bytes = 0;
   for (let seq = from; seq <= to; seq++) {
     const row = rows.get('message', id, seq);
     if (row === undefined) throw new Error(`message ${seq} of context ${JSON.stringify(id)} is missing from storage`);
     bytes += row.length;
-    if (bytes > PAGE_BYTES_MAX && page.length > 0) break;
+    if (bytes > bytesMax && page.length > 0) break;
     page.push({ seq, row });
   }
   return page;
@@ -105,6 +117,34 @@ function messages(rows: Rows, id: string, header: ContextHeader, query: Messages
     ...renderMessages(page),
     Buffer.from(`],"version":${header.version},"next_seq":${page.length > 0 && next <= last ? next : 'null'}}`),
   ]);
+}
+
+/** f64 last seq of the export, f64 seq to go on from (0: this was all), then one message a line. */
+function slice(rows: Rows, id: string, header: ContextHeader, query: SliceQuery): Buffer {
+  const last = query.lastSeq ?? Math.min(query.toSeq ?? header.lastSeq, header.lastSeq);
+  if (last > header.lastSeq) throw new ApiError('raft_unavailable', `This replica has messages up to ${header.lastSeq}, not yet ${last}. Retry.`);
+  const first = Math.max(query.fromSeq, query.afterVersion === null ? 1 : firstSeqAfter(rows, id, header, query.afterVersion));
+  const page = range(rows, id, first, Math.min(last, first + SLICE_MESSAGES_MAX - 1), SLICE_BYTES_MAX);
+  const next = (page.at(-1)?.seq ?? last) + 1;
+  const head = Buffer.alloc(16);
+  head.writeDoubleBE(last);
+  head.writeDoubleBE(next <= last ? next : 0, 8);
+  return Buffer.concat([head, ...page.flatMap((message) => [asLine(Buffer.concat(renderMessages([message]))), LINE_END])]);
+}
+
+const LINE_END = Buffer.from('\n');
+
+/** Line breaks between the tokens of a client's JSON become spaces; inside strings JSON has none. */
+function asLine(json: Buffer): Buffer {
+  if (!json.includes(0x0a) && !json.includes(0x0d)) return json;
+  for (let i = 0; i < json.length; i++) if (json[i] === 0x0a || json[i] === 0x0d) json[i] = 0x20;
+  return json;
+}
+
+/** The answer of the verb `slice`. */
+export function decodeSlice(body: Buffer): { lastSeq: number; nextSeq: number | null; lines: Buffer } {
+  const next = body.readDoubleBE(8);
+  return { lastSeq: body.readDoubleBE(0), nextSeq: next === 0 ? null : next, lines: body.subarray(16) };
 }
 
 /** Smallest seq whose message has a version above `version`; versions rise with seqs, so a binary search finds it. */

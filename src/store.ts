@@ -14,7 +14,7 @@ import { estimate } from './ingest/estimate.ts';
 import { parseAppend, parseCompact, type IngestLimits, type MessageDraft } from './ingest/messages.ts';
 import type { Machine } from './machine.ts';
 import type { Metrics } from './metrics.ts';
-import { bodyDigest, contextNotFound, decodeSettings, read, type ReadResult, type ReadVerb } from './reads.ts';
+import { bodyDigest, contextNotFound, decodeSettings, read, type ReadResult, type ReadVerb, type SliceQuery } from './reads.ts';
 import { mergeSettings, patchMetadataText } from './settings.ts';
 import { DamageError } from './storage/checksum.ts';
 import type { TokenCounter } from './tokens/counter.ts';
@@ -82,6 +82,12 @@ export class Store implements StoreApi {
 
   messages(id: string, query: MessagesQuery, consistency: Consistency): Promise<ReadAnswer> {
     return this.read(id, { verb: 'messages', query }, consistency);
+  }
+
+  /** A slice of an export; `isHere`: this node's own replica can go on with it, which only moves forward. */
+  async slice(id: string, query: SliceQuery, consistency: Consistency): Promise<ReadAnswer & { isHere: boolean }> {
+    const answer = await this.read(id, { verb: 'slice', query }, consistency);
+    return { ...answer, isHere: this.options.router.hosts(groupOf(id)) };
   }
 
   window(id: string, query: WindowQuery, consistency: Consistency): Promise<WindowAnswer> {
@@ -344,7 +350,7 @@ function isReadRequest(value: unknown): value is ReadRequest {
     typeof verb === 'object' &&
     verb !== null &&
     'verb' in verb &&
-    ['get', 'settings', 'tail', 'messages', 'window'].includes(String(verb.verb)) &&
+    ['get', 'settings', 'tail', 'messages', 'slice', 'window'].includes(String(verb.verb)) &&
     (consistency === 'linearizable' || consistency === 'stale') &&
     typeof waitMs === 'number'
   );

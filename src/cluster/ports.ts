@@ -52,6 +52,8 @@ export const RequestKind = {
   topology: 3,
   /** How the node's disk is: no body; the answer is ok, soft or hard. */
   status: 4,
+  /** A page of the contexts of some groups, for a listing on another node: JSON in, src/listing/wire.ts out. */
+  list: 5,
 } as const;
 export type RequestKind = (typeof RequestKind)[keyof typeof RequestKind];
 

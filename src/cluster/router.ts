@@ -33,7 +33,7 @@ export interface RouterOptions {
   readonly isReadOnly: (group: GroupId) => boolean;
   readonly topology: () => Topology | null;
   /** Milliseconds from a proposal on its leader, here, until it was applied here. */
-  readonly onApplied: (ms: number) => void;
+  readonly onApplied?: (ms: number) => void;
   readonly now: () => number;
 }
 
@@ -216,7 +216,7 @@ export class Router {
     this.host.propose(group, command, (outcome: ProposeOutcome) => {
       switch (outcome.status) {
         case 'applied':
-          this.options.onApplied(performance.now() - started);
+          this.options.onApplied?.(performance.now() - started);
           return done({ status: 'applied', reply: outcome.reply });
         case 'unknown':
           return done({ status: 'unknown', reason: outcome.reason });

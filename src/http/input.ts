@@ -3,6 +3,7 @@
  * can get wrong here is answered 400 with words that say how to put it right.
  */
 import type { FastifyRequest } from 'fastify';
+import type { ContextStatus } from '../contexts/types.ts';
 import { ApiError } from '../errors.ts';
 import type { Consistency } from './ports.ts';
 
@@ -83,12 +84,15 @@ export const QUERY_PARAMETERS = {
     description: '`stale` answers from the local replica, also while quorum is lost; X-Applied-Index says how far it is.',
   },
   offset: { type: 'integer', minimum: 0, default: 0, description: 'Messages to pass over, counted from the newest.' },
-  limit: { type: 'integer', minimum: 1, default: PAGE_LIMIT_DEFAULT, description: `Messages a page holds; more than ${PAGE_LIMIT_MAX} is taken for ${PAGE_LIMIT_MAX}.` },
+  limit: { type: 'integer', minimum: 1, default: PAGE_LIMIT_DEFAULT, description: `Entries a page holds; more than ${PAGE_LIMIT_MAX} is taken for ${PAGE_LIMIT_MAX}.` },
   from_seq: { type: 'integer', minimum: 1, default: 1, description: 'First seq wanted.' },
   to_seq: { type: 'integer', minimum: 0, description: 'Last seq wanted; absent: to the end.' },
   after_version: { type: 'integer', minimum: 0, description: 'Only messages with a version above it: what a reader missed.' },
   budget_tokens: { type: 'integer', minimum: 1, maximum: 100_000_000, description: 'Budget for this answer instead of token_budget.' },
   if_version: { type: 'integer', minimum: 0, description: 'Answer 409 unless the context is at this version.' },
+  cursor: { type: 'string', description: 'next_cursor of the page before; absent: from the start.' },
+  prefix: { type: 'string', default: '', description: 'Only contexts whose id starts with it.' },
+  status: { type: 'string', enum: ['active', 'tombstoned'], description: 'Only contexts of this status; absent: all.' },
   full: { type: 'boolean', default: false, description: 'The stored window whole, whatever the budget.' },
 } as const satisfies Readonly<Record<string, QueryParameter>>;
 
@@ -130,6 +134,30 @@ export class Query {
 
   limit(): number {
     return Math.min(this.integer('limit') ?? PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX);
+  }
+
+  has(name: QueryName): boolean {
+    return this.#values.has(name);
+  }
+
+  /** As sent, percent-decoded; null when absent. */
+  text(name: QueryName): string | null {
+    return this.#values.get(name) ?? null;
+  }
+
+  /** The start of an id: what an id may hold, or nothing. */
+  prefix(): string {
+    const prefix = this.#values.get('prefix') ?? '';
+    if (/\p{Cc}/u.test(prefix) || Buffer.byteLength(prefix) > CONTEXT_ID_BYTES_MAX) {
+      throw invalid('prefix', `The query parameter prefix must be the start of a context id: at most ${CONTEXT_ID_BYTES_MAX} bytes without control characters.`);
+    }
+    return prefix;
+  }
+
+  status(): ContextStatus | null {
+    const text = this.#values.get('status');
+    if (text === undefined || text === 'active' || text === 'tombstoned') return text ?? null;
+    throw invalid('status', 'The query parameter status must be active or tombstoned.');
   }
 
   boolean(name: QueryName): boolean {

@@ -2,7 +2,7 @@
  * What the HTTP layer needs from the rest of the node; node.ts supplies it. All failures are thrown as ApiError.
  * JSON bodies that may carry client text are Buffers: the stored bytes are spliced in, never re-serialised.
  */
-import type { Policy } from '../contexts/types.ts';
+import type { ContextStatus, Policy } from '../contexts/types.ts';
 
 export type Consistency = 'linearizable' | 'stale';
 
@@ -48,6 +48,32 @@ export interface MessagesQuery {
   /** null: no such filter. Messages with a version above it. */
   readonly afterVersion: number | null;
   readonly limit: number;
+}
+
+export interface ListQuery {
+  readonly limit: number;
+  /** A next_cursor as sent, or null for the first page. */
+  readonly cursor: string | null;
+  /** '' for all. */
+  readonly prefix: string;
+  readonly status: ContextStatus | null;
+}
+
+export interface ListingApi {
+  /** The answer of GET /v1/contexts. */
+  page(query: ListQuery, consistency: Consistency): Promise<Buffer>;
+}
+
+/** A range of messages on its way out, one JSON object a line. */
+export interface MessageExport {
+  readonly appliedIndex: number | null;
+  /** Whole lines; never many bytes at a time. Throws when the rest cannot be had: the answer must then not look complete. */
+  readonly slices: AsyncIterable<Buffer>;
+}
+
+export interface ExportApi {
+  /** Failures before the first message are thrown here, as ApiError. The end of the range is fixed by then. */
+  open(id: string, query: Omit<MessagesQuery, 'limit'>, consistency: Consistency): Promise<MessageExport>;
 }
 
 export interface StoreApi {

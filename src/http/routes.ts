@@ -8,11 +8,14 @@ import type { Metrics } from '../metrics.ts';
 import { parseMetadataPatch, parsePut, SETTINGS_BODY_BYTES_MAX } from '../settings.ts';
 import { JSON_TYPE } from './errors.ts';
 import { contextId, idempotencyKey, Query, rawBody, refuseQuery } from './input.ts';
-import type { ClusterApi, HealthApi, ReadAnswer, StoreApi } from './ports.ts';
+import { Exports, wantsLines } from './exports.ts';
+import type { ClusterApi, ExportApi, HealthApi, ListingApi, ReadAnswer, StoreApi } from './ports.ts';
 import { OPERATION_QUERY, OPERATIONS } from './schemas.ts';
 
 export interface RouteDeps {
   readonly store: StoreApi;
+  readonly listing: ListingApi;
+  readonly exports: ExportApi;
   readonly cluster: ClusterApi;
   readonly health: HealthApi;
   readonly metrics: Metrics;
@@ -29,6 +32,7 @@ const SLOW_APPEND_MS = 1000;
 export function mountApi(app: FastifyInstance, deps: RouteDeps): void {
   const { store, metrics, config, logger } = deps;
   const limits = { depthMax: config.depthMax };
+  const exports = new Exports(app, deps);
   const settingsBody = { bodyLimit: Math.min(SETTINGS_BODY_BYTES_MAX, config.bodyBytesMax) };
 
   app.post<ById>('/contexts/:id/messages', { schema: OPERATIONS.appendMessages }, async (request, reply) => {
@@ -42,6 +46,12 @@ export function mountApi(app: FastifyInstance, deps: RouteDeps): void {
     metrics.appendDuration.observe(elapsed);
     if (elapsed > SLOW_APPEND_MS) logger.warn({ type: 'slow_append', context_id: id, duration_ms: Math.round(elapsed) }, 'an append was slow');
     return reply;
+  });
+
+  app.get('/contexts', { schema: OPERATIONS.listContexts }, async (request, reply) => {
+    const query = Query.read(request, OPERATION_QUERY.listContexts);
+    const page = { limit: query.limit(), cursor: query.text('cursor'), prefix: query.prefix(), status: query.status() };
+    return send(reply, 200, await deps.listing.page(page, query.consistency()));
   });
 
   app.put<ById>('/contexts/:id', { schema: OPERATIONS.putContext, ...settingsBody }, async (request, reply) => {
@@ -74,9 +84,10 @@ export function mountApi(app: FastifyInstance, deps: RouteDeps): void {
       fromSeq: query.integer('from_seq') ?? 1,
       toSeq: query.integer('to_seq'),
       afterVersion: query.integer('after_version'),
-      limit: query.limit(),
     };
-    return sendRead(reply, await store.messages(contextId(request), range, query.consistency()));
+    reply.header('vary', 'accept');
+    if (wantsLines(request)) return exports.send(request, reply, { range, query });
+    return sendRead(reply, await store.messages(contextId(request), { ...range, limit: query.limit() }, query.consistency()));
   });
 
   app.get<ById>('/contexts/:id/context', { schema: OPERATIONS.getWindow }, async (request, reply) => {

@@ -160,10 +160,14 @@ interface Operation {
   readonly summary: string;
   readonly description?: string;
   readonly tag?: 'contexts' | 'cluster' | 'node';
+  /** False: under /contexts, but of no one context. */
+  readonly byId?: boolean;
   readonly query?: readonly QueryName[];
   readonly headers?: Schema;
   readonly body?: Schema;
   readonly success: Readonly<Record<number, Schema | null>>;
+  /** What a line of the 200 answer as application/x-ndjson is. */
+  readonly lines?: Schema;
   readonly errors: readonly ErrorCode[];
 }
 
@@ -173,6 +177,7 @@ const WRITE_ERRORS: readonly ErrorCode[] = [...READ_ERRORS, 'invalid_json', 'con
 
 /** Query parameters an operation takes: what `Query.read` is given and what the document shows. */
 export const OPERATION_QUERY = {
+  listContexts: ['limit', 'cursor', 'prefix', 'status', 'consistency'],
   getContext: ['consistency'],
   getTail: ['offset', 'limit', 'consistency'],
   getMessages: ['from_seq', 'to_seq', 'after_version', 'limit', 'consistency'],
@@ -181,6 +186,15 @@ export const OPERATION_QUERY = {
 
 /** Every operation; routes.ts mounts each under the name it has here. */
 export const OPERATIONS = {
+  listContexts: describe({
+    id: 'listContexts',
+    summary: 'Contexts in id order, page by page',
+    description: 'No page skips or repeats a context that was there throughout. A page may hold fewer than limit, even none, and still have a next.',
+    byId: false,
+    query: OPERATION_QUERY.listContexts,
+    success: { 200: closed({ contexts: { type: 'array', items: REFERENCE('Context') }, next_cursor: { type: ['string', 'null'] } }) },
+    errors: ['invalid_request', 'unauthorized', 'overloaded', 'raft_unavailable', 'internal'],
+  }),
   putContext: describe({
     id: 'putContext',
     summary: 'Create or update a context',
@@ -222,9 +236,11 @@ export const OPERATIONS = {
   getMessages: describe({
     id: 'getMessages',
     summary: 'Messages by seq',
+    description: 'With Accept: application/x-ndjson the whole range, one message a line; limit is then not taken. An answer that is cut off ends without the last chunk.',
     query: OPERATION_QUERY.getMessages,
     success: { 200: closed({ messages: { type: 'array', items: REFERENCE('Message') }, version: count, next_seq: { type: ['integer', 'null'] } }) },
-    errors: READ_ERRORS,
+    lines: REFERENCE('Message'),
+    errors: [...READ_ERRORS, 'overloaded'],
   }),
   getWindow: describe({
     id: 'getWindow',
@@ -313,19 +329,21 @@ function describe(operation: Operation): FastifySchema {
     summary: operation.summary,
     ...(operation.description === undefined ? {} : { description: operation.description }),
     tags: [tag],
-    ...(tag === 'contexts' ? { params: pathParams } : {}),
+    ...(tag === 'contexts' && operation.byId !== false ? { params: pathParams } : {}),
     ...(query.length === 0 ? {} : { querystring: closed(Object.fromEntries(query.map((name) => [name, QUERY_PARAMETERS[name]])), []) }),
     ...(operation.headers === undefined ? {} : { headers: { type: 'object', properties: operation.headers } }),
     ...(operation.body === undefined ? {} : { body: operation.body }),
-    response: { ...successResponses(operation.success), ...errorResponses(operation.errors) },
+    response: { ...successResponses(operation.success, operation.lines), ...errorResponses(operation.errors) },
   };
 }
 
-function successResponses(success: Readonly<Record<number, Schema | null>>): Record<string, Schema> {
+function successResponses(success: Readonly<Record<number, Schema | null>>, lines: Schema | undefined): Record<string, Schema> {
   return Object.fromEntries(
     Object.entries(success).map(([status, schema]) => {
       const description = MEANING[Number(status)] ?? '';
-      return [status, schema === null ? { description, type: 'null' } : { description, content: { 'application/json': { schema } } }];
+      if (schema === null) return [status, { description, type: 'null' }];
+      const asLines = lines === undefined ? {} : { 'application/x-ndjson': { schema: lines } };
+      return [status, { description, content: { 'application/json': { schema }, ...asLines } }];
     }),
   );
 }

@@ -36,10 +36,10 @@ test('docs/api/rest.md lists exactly the calls that exist, with their success st
 
 test('docs/api/rest.md names every query parameter where it may be used', () => {
   const text = page('docs/api/rest.md');
-  const section = { getContext: '', getTail: '/tail', getMessages: '/messages', getWindow: '/context' } as const;
+  const section = { listContexts: '', getContext: '/:id', getTail: '/:id/tail', getMessages: '/:id/messages', getWindow: '/:id/context' } as const;
   for (const [operation, names] of Object.entries(OPERATION_QUERY)) {
     const suffix = Object.entries(section).find(([name]) => name === operation)?.[1];
-    const part = text.split(`### GET /v1/contexts/:id${suffix}\n`)[1]?.split('\n### ')[0] ?? '';
+    const part = text.split(`### GET /v1/contexts${suffix}\n`)[1]?.split('\n### ')[0] ?? '';
     for (const name of names) assert.ok(part.includes(`\`${name}\``), `${operation}: ${name}`);
   }
 });

@@ -6,7 +6,7 @@ import { loadConfig } from '../../src/config.ts';
 import type { Config } from '../../src/config.ts';
 import { buildApp } from '../../src/http/app.ts';
 import type { AppDeps } from '../../src/http/app.ts';
-import type { HealthApi, MessagesQuery, PutSettings, ReadAnswer, StoreApi, WindowAnswer, WindowQuery } from '../../src/http/ports.ts';
+import type { ExportApi, HealthApi, ListingApi, ListQuery, MessageExport, MessagesQuery, PutSettings, ReadAnswer, StoreApi, WindowAnswer, WindowQuery } from '../../src/http/ports.ts';
 import { parseAppend, parseCompact } from '../../src/ingest/messages.ts';
 import type { Logger, LogFields } from '../../src/log.ts';
 import { createMetrics } from '../../src/metrics.ts';
@@ -17,6 +17,8 @@ export type Call =
   | { verb: 'append'; id: string; body: Buffer; idempotencyKey: string | null }
   | { verb: 'tail'; id: string; query: { offset: number; limit: number }; consistency: string }
   | { verb: 'messages'; id: string; query: MessagesQuery; consistency: string }
+  | { verb: 'list'; query: ListQuery; consistency: string; id?: string }
+  | { verb: 'export'; id: string; query: Omit<MessagesQuery, 'limit'>; consistency: string }
   | { verb: 'window'; id: string; query: WindowQuery; consistency: string }
   | { verb: 'compact'; id: string; body: Buffer }
   | { verb: 'patch'; id: string; patch: Record<string, unknown> };
@@ -24,12 +26,16 @@ export type Call =
 const ANSWER = Buffer.from('{"ok":true}');
 export const ETAG = '"v1"';
 
-export class StoreDouble implements StoreApi {
+export class StoreDouble implements StoreApi, ListingApi, ExportApi {
   readonly calls: Call[] = [];
   readonly ids = new Set<string>();
   /** Thrown by every verb while set. */
   failure: Error | null = null;
   replayed = false;
+  /** What an export answers. */
+  slices: () => AsyncIterable<Buffer> = async function* () {
+    yield ANSWER;
+  };
   readonly #config: Config;
 
   constructor(config: Config) {
@@ -84,6 +90,16 @@ export class StoreDouble implements StoreApi {
     return { body: ANSWER };
   }
 
+  async page(query: ListQuery, consistency: 'linearizable' | 'stale'): Promise<Buffer> {
+    this.#called({ verb: 'list', query, consistency });
+    return ANSWER;
+  }
+
+  async open(id: string, query: Omit<MessagesQuery, 'limit'>, consistency: 'linearizable' | 'stale'): Promise<MessageExport> {
+    this.#called({ verb: 'export', id, query, consistency });
+    return { appliedIndex: consistency === 'stale' ? 42 : null, slices: this.slices() };
+  }
+
   #called(call: Call): void {
     this.calls.push(call);
     if (this.failure !== null) throw this.failure;
@@ -132,6 +148,6 @@ export async function startApp(env: Record<string, string> = {}, extra: Partial<
     },
   };
   const cluster = { describe: async () => ({ cluster_id: 'c', coordinator: null, nodes: [], groups: [] }) };
-  const app = await buildApp({ config, store, logger, metrics, health, cluster, ...extra });
+  const app = await buildApp({ config, store, listing: store, exports: store, logger, metrics, health, cluster, ...extra });
   return { app, store, logger, metrics, health, config };
 }

@@ -27,6 +27,7 @@ const ONE = '{"message":{"role":"user","parts":[]}}';
 const C = '/v1/contexts/c';
 const put = (body: string | Buffer): Request => ({ method: 'PUT', url: C, body });
 const append = (body: string | Buffer, headers: Record<string, string> = {}): Request => ({ method: 'POST', url: `${C}/messages`, body, headers });
+const list = (query: string): Request => ({ method: 'GET', url: `/v1/contexts${query}` });
 const get = (path: string): Request => ({ method: 'GET', url: `/v1/contexts/${path}` });
 
 /** [what, request, status, error, path] */
@@ -128,7 +129,14 @@ const BAD: readonly [string, Request, number, string, string?][] = [
   ['unknown path with a body', { method: 'POST', url: '/nothing', body: '{' }, 404, 'not_found'],
   ['unknown path with another body', { method: 'POST', url: '/nothing', body: '<a/>', headers: { 'content-type': 'text/xml' } }, 404, 'not_found'],
   ['known path, other method', { method: 'DELETE', url: `${C}/tail` }, 404, 'not_found'],
-  ['listing, which does not exist yet', { method: 'GET', url: '/v1/contexts' }, 404, 'not_found'],
+  ['a listing of an unknown status', list('?status=deleted'), 400, 'invalid_request', 'status'],
+  ['a listing by a prefix with a control character', list('?prefix=a%00'), 400, 'invalid_request', 'prefix'],
+  ['a listing by a prefix longer than any id', list(`?prefix=${'%C3%A9'.repeat(129)}`), 400, 'invalid_request', 'prefix'],
+  ['a listing with limit 0', list('?limit=0'), 400, 'invalid_request', 'limit'],
+  ['a listing by offset', list('?offset=5'), 400, 'invalid_request', 'offset'],
+  ['creating in the list', { method: 'POST', url: '/v1/contexts', body: '{}' }, 404, 'not_found'],
+  ['lines with a limit', { method: 'GET', url: `${C}/messages?limit=5`, headers: { accept: 'application/x-ndjson' } }, 400, 'invalid_request', 'limit'],
+  ['lines from seq 0', { method: 'GET', url: `${C}/messages?from_seq=0`, headers: { accept: 'application/x-ndjson' } }, 400, 'invalid_request', 'from_seq'],
   ['bad percent-encoding elsewhere', { method: 'GET', url: '/health/%zz' }, 400, 'invalid_request', 'path'],
 ];
 
@@ -163,11 +171,13 @@ test('queries arrive typed, with defaults, and limit clamped', async () => {
     ['c/tail?offset=007&limit=5000&consistency=stale', { offset: 7, limit: 1000 }, 'stale'],
     ['c/messages', { fromSeq: 1, toSeq: null, afterVersion: null, limit: 100 }, 'linearizable'],
     ['c/messages?from_seq=2&to_seq=9&after_version=0&limit=3', { fromSeq: 2, toSeq: 9, afterVersion: 0, limit: 3 }, 'linearizable'],
+    ['', { limit: 100, cursor: null, prefix: '', status: null }, 'linearizable'],
+    ['?limit=2000&cursor=abc&prefix=a%2F%C3%BC&status=tombstoned&consistency=stale', { limit: 1000, cursor: 'abc', prefix: 'a/ü', status: 'tombstoned' }, 'stale'],
     ['c/context', { budgetTokens: null, ifVersion: null, full: false, ifNoneMatch: null }, 'linearizable'],
     ['c/context?budget_tokens=5&if_version=0&full=true&consistency=linearizable', { budgetTokens: 5, ifVersion: 0, full: true, ifNoneMatch: null }, 'linearizable'],
   ];
   for (const [path, query, consistency] of cases) {
-    assert.equal((await send(get(path))).statusCode, 200, path);
+    assert.equal((await send(path.startsWith('c/') ? get(path) : list(path))).statusCode, 200, path);
     const call = started.store.calls.at(-1);
     assert.ok(call !== undefined && 'query' in call, path);
     assert.deepEqual(call.query, query, path);

@@ -43,7 +43,7 @@ test('the document is OpenAPI 3 with every route and unique operation ids', () =
   assert.equal(new Set(ids).size, ids.length);
   assert.deepEqual([...ids].sort(), [
     'appendMessages', 'compact', 'deleteContext', 'getCluster', 'getContext', 'getMessages', 'getTail', 'getWindow',
-    'live', 'metrics', 'patchMetadata', 'ping', 'putContext', 'ready',
+    'listContexts', 'live', 'metrics', 'patchMetadata', 'ping', 'putContext', 'ready',
   ]);
 });
 
