@@ -32,6 +32,8 @@ export class Health {
   private latched = false;
   private draining = false;
   private hardReadOnly = false;
+  /** Why the node takes no part any more, or null. */
+  private outFor: string | null = null;
   private majoritySeenAt = 0;
   private readonly timers: ReturnType<typeof setInterval>[] = [];
 
@@ -61,9 +63,15 @@ export class Health {
     this.hardReadOnly = true;
   }
 
+  /** The node takes no part in its cluster any more; nothing but another start changes that. */
+  out(reason: string): void {
+    this.outFor = reason;
+  }
+
   ready(): { ready: boolean; status: string; reason: string | null } {
     if (this.draining) return { ready: false, status: 'draining', reason: 'the node is stopping' };
     if (this.hardReadOnly) return { ready: false, status: 'read_only', reason: 'the disk is full; free space and restart the node' };
+    if (this.outFor !== null) return { ready: false, status: 'refused', reason: this.outFor };
     if (!this.latched) return this.starting();
     if (this.options.router.hosts(TOPOLOGY_GROUP) && performance.now() - this.majoritySeenAt > CUT_OFF_MS) {
       return { ready: false, status: 'cut_off', reason: 'the node cannot reach a majority of the topology group' };

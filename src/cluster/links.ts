@@ -21,7 +21,7 @@ import { Link } from './link.ts';
 import type { LinkOwner, RequestDone } from './link.ts';
 import type { PeerEvents, PeerInfo, PeerNetwork, RequestKind } from './ports.ts';
 import { BEAT_MS } from './standing.ts';
-import type { Standing } from './standing.ts';
+import type { Standing, SteppedBack } from './standing.ts';
 import { TimeoutWheel } from './timeouts.ts';
 
 export const PEER_PATH = '/_peer';
@@ -60,6 +60,8 @@ export interface PeerLinksOptions {
   readonly ledger: PeerLedger;
   readonly keys: PeerKeys;
   readonly events: PeerEvents;
+  /** Called once if this node steps back (Standing), now or in an earlier open; a line for its operator. */
+  readonly onSteppedBack: (reason: string) => void;
   readonly log: PeerLog;
   /** Null: plain TCP. */
   readonly tls: PeerTls | null;
@@ -129,8 +131,7 @@ export class PeerLinks implements PeerNetwork {
 
   /** Starts the timer; nothing is dialed before `setPeers`, or by a node that stepped back in an earlier open. */
   open(): void {
-    const { standing, log } = this.#options;
-    if (standing.steppedBack !== null) log.warn({ node: standing.steppedBack.by, reason: standing.steppedBack.reason }, STEPPED_BACK_LINE);
+    this.#saySteppedBack();
     this.#timer ??= setInterval(() => this.#tick(), TICK_MS);
   }
 
@@ -219,7 +220,7 @@ export class PeerLinks implements PeerNetwork {
   /** Nodes that refuse this node or that it refuses, until a link to them comes up. First, and for good, why it stepped back. */
   refusals(): readonly LinkRefusal[] {
     const { steppedBack } = this.#options.standing;
-    if (steppedBack !== null) return [{ node: steppedBack.by, reason: `${STEPPED_BACK_LINE}: ${steppedBack.reason}` }];
+    if (steppedBack !== null) return [{ node: steppedBack.by, reason: steppedBackReason(steppedBack) }];
     return [...this.#refusals].map(([node, reason]) => ({ node, reason }));
   }
 
@@ -323,16 +324,23 @@ export class PeerLinks implements PeerNetwork {
    * vote on what it has forgotten.
    */
   #stepBack(by: string, refusal: Refusal): void {
-    const { standing, log } = this.#options;
+    const { standing } = this.#options;
     if (standing.steppedBack !== null) return;
-    log.warn({ node: by, reason: refusal.reason }, STEPPED_BACK_LINE);
     // A write that fails stops the node elsewhere; until then what was set in memory holds.
     standing.stepBack(by, refusal).catch(() => undefined);
+    this.#saySteppedBack();
     for (const target of this.#targets.values()) {
       target.dialing?.terminate();
       target.dialing = null;
     }
     for (const link of [...this.#links]) link.end(STEPPED_BACK_LINE);
+  }
+
+  #saySteppedBack(): void {
+    const { steppedBack } = this.#options.standing;
+    if (steppedBack === null) return;
+    this.#options.log.warn({ node: steppedBack.by, reason: steppedBack.reason }, STEPPED_BACK_LINE);
+    this.#options.onSteppedBack(steppedBackReason(steppedBack));
   }
 
   #dial(target: Target): void {
@@ -503,6 +511,10 @@ export class PeerLinks implements PeerNetwork {
     this.#refusals.set(node, reason);
     this.#options.log.warn({ node, reason }, 'peer link refused');
   }
+}
+
+function steppedBackReason({ by, reason }: SteppedBack): string {
+  return `${STEPPED_BACK_LINE}; node '${by}' remembers: ${reason}`;
 }
 
 /** True when a peer's refusal means that this directory is not the member any more; the others may pass by themselves. */

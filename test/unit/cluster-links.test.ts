@@ -52,6 +52,7 @@ class TestNode {
   readonly frames: { from: string; frame: Buffer }[] = [];
   readonly ups: PeerInfo[] = [];
   readonly downs: string[] = [];
+  readonly steppedBack: string[] = [];
   readonly warnings: object[] = [];
   readonly asked: { from: string; kind: number; body: string }[] = [];
   /** What to do with a request; answers with its body by default. */
@@ -75,6 +76,7 @@ class TestNode {
         onUp: (peer) => this.ups.push(peer),
         onDown: (name) => this.downs.push(name),
       },
+      onSteppedBack: (reason) => this.steppedBack.push(reason),
       log: { info: () => {}, warn: (fields) => this.warnings.push(fields) },
       tls: null,
     });
@@ -305,7 +307,7 @@ test('a second node with the name of a member but another disk is refused with t
   for (const node of [a, b]) node.links.setPeers(peerMap(a, b));
   await until(() => a.links.refusals().length === 1 && b.links.refusals().length === 1, 'refused');
   assert.match(a.links.refusals()[0]?.reason ?? '', /member with data directory the-real-store/);
-  assert.match(b.links.refusals()[0]?.reason ?? '', /this node steps back: .*the-real-store/);
+  assert.match(b.links.refusals()[0]?.reason ?? '', /this node steps back: .*node 'a' remembers: .*the-real-store/);
   assert.equal(b.warnings.length, 1);
   assert.deepEqual([a.links.up(), b.links.up()], [[], []]);
 });
@@ -407,6 +409,7 @@ test('a member that knows better ends the rolled-back one for a member that does
   await until(() => b.downs.includes('x') && back.standing.steppedBack !== null, 'a tells b, b ends it');
   assert.match(b.links.refusals()[0]?.reason ?? '', /refused here: .*seen by node 'a' at beat 2/);
   assert.equal(back.standing.steppedBack?.by, 'b');
+  assert.match(back.steppedBack.join('\n'), /^this node steps back: .*node 'b' remembers: .*rolled back/);
   await back.stop();
   // For good: its own mark comes before anything a peer could say.
   const again = await TestNode.start({ name: 'x', disk: 'between-copy' });
@@ -414,7 +417,7 @@ test('a member that knows better ends the rolled-back one for a member that does
   b.links.setPeers(peerMap(a, again));
   assert.equal(again.links.refusals().length, 1);
   await until(() => b.links.refusals().some(({ reason }) => /it has stepped back/.test(reason)), 'whoever dials it learns why');
-  assert.deepEqual(again.ups, []);
+  assert.deepEqual([again.ups, again.steppedBack.length], [[], 1]);
 });
 
 test('one member that remembers is enough: the rolled-back node leaves those that admitted it by itself', async () => {
