@@ -42,7 +42,7 @@ const WATCH_MS = 1000;
 const HANDOVER_MS = 3000;
 /** Readiness is looked at this often for the log. */
 const READINESS_MS = 500;
-const SCRUB_ROWS_PER_SECOND = 2000;
+const SCRUB_ROWS_PER_SECOND = 1000;
 /** A clock this far from the median of its peers would stamp messages with a wrong time. */
 const CLOCK_SKEW_MS_MAX = 5000;
 

@@ -12,6 +12,10 @@ import type { Database } from './writer.ts';
 const ROWS_PER_STEP_MAX = 1000;
 const STEP_MS = 100;
 const READ_AHEAD_BYTES = 1024 * 1024;
+/** What looking at a range costs beside its rows, in rows: most groups of a young node are empty, and not free to ask. */
+const RANGE_COST_ROWS = 20;
+/** Between two rounds: what was found whole needs no second look at once. */
+const REST_MS = 60_000;
 
 export interface ScrubPorts {
   /** 0: never. */
@@ -49,9 +53,10 @@ export class Scrub {
     const { rowsPerSecond } = this.ports;
     if (rowsPerSecond === 0 || this.isClosed) return;
     const rows = Math.max(1, Math.min(ROWS_PER_STEP_MAX, Math.round((rowsPerSecond * STEP_MS) / 1000)));
+    const isBetweenRounds = this.rest.length === 0 && this.rounds > 0;
     this.timer = setTimeout(() => {
       this.running = this.step(rows).then(() => this.start());
-    }, Math.max(STEP_MS, (rows * 1000) / rowsPerSecond));
+    }, isBetweenRounds ? REST_MS : Math.max(STEP_MS, (rows * 1000) / rowsPerSecond));
     this.timer.unref();
   }
 
@@ -73,7 +78,7 @@ export class Scrub {
       }
       const { group, slot } = position;
       if (!group.isOpen || group.damaged !== null || group.record.slot !== slot) continue;
-      left -= await this.read(position, left);
+      left -= RANGE_COST_ROWS + (await this.read(position, left));
     }
   }
 
