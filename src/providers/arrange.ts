@@ -22,7 +22,8 @@ import { readCall, readOutput } from './tools.ts';
 /** What the renderer needs of a window's message; a projection's elements are such. */
 export type WindowElement = Pick<ProjectionElement, 'source' | 'seq' | 'position' | 'row' | 'kept'>;
 
-type Speaker = 'system' | 'user' | 'assistant';
+/** `tool`: a tool's message; what is no result in it is told to the model as the user, and labelled. */
+type Speaker = 'system' | 'user' | 'assistant' | 'tool';
 
 /** Roles that clients use besides the four; any other speaks as the user. */
 const ASSISTANTS: ReadonlySet<string> = new Set(['model', 'ai', 'bot']);
@@ -133,7 +134,8 @@ class Arranger {
   #content(speaker: Speaker, reading: readonly (Content | ReasoningContent)[]): void {
     for (const item of reading) {
       if (item.type === 'reasoning' || speaker === 'assistant') this.#assistantTurn().items.push(item);
-      else if (speaker === 'user' || item.type === 'media') this.#userTurn().content.push(item);
+      else if (speaker === 'tool' && item.type === 'text') this.#userTurn().content.push(textContent(`[tool message without its call] ${item.text}`));
+      else if (speaker !== 'system' || item.type === 'media') this.#userTurn().content.push(item);
       else this.#systemTurn().texts.push(item.text);
     }
   }
@@ -241,8 +243,9 @@ function speakerOf(row: MessageRow): Speaker {
     case RoleKind.assistant:
       return 'assistant';
     case RoleKind.user:
-    case RoleKind.tool:
       return 'user';
+    case RoleKind.tool:
+      return 'tool';
     case RoleKind.other:
       return speakerNamed(String(JSON.parse(textOf(row.bytes, row.roleStart, row.roleEnd))));
   }
@@ -250,6 +253,8 @@ function speakerOf(row: MessageRow): Speaker {
 
 function speakerNamed(role: string): Speaker {
   if (role === 'system' || role === 'developer') return 'system';
+  // OpenAI's old name for tool messages.
+  if (role === 'tool' || role === 'function') return 'tool';
   return role === 'assistant' || ASSISTANTS.has(role) ? 'assistant' : 'user';
 }
 
