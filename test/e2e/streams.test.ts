@@ -4,6 +4,7 @@ import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { call, ClusterProcesses, until } from './processes.ts';
 import { refusal, SseClient, StreamClient, streamUrl } from './stream-client.ts';
+import type { StreamFrame } from './stream-client.ts';
 
 const message = (text: string) => ({ role: 'user', parts: [{ type: 'text', text }] });
 
@@ -213,5 +214,224 @@ describe('one node', () => {
     assert.deepEqual(await cluster.node(0).kill('SIGTERM'), { code: 0, signal: null });
     assert.equal((await client.end()).code, 1012);
     await until('the events to end', () => events.isOver);
+  });
+});
+
+/** The log of a context as its readers must see it: one entry a version, in order. */
+async function logOf(url: string, id: string): Promise<string[]> {
+  const byVersion = new Map<number, string>();
+  let version = 0;
+  for (let from: number | null = 1; from !== null; ) {
+    const { status, text } = await call(`${url}/v1/contexts/${id}/messages?from_seq=${from}&limit=1000`);
+    assert.equal(status, 200, text);
+    const page = JSON.parse(text) as { messages: { version: number }[]; version: number; next_seq: number | null };
+    for (const stored of page.messages) byVersion.set(stored.version, JSON.stringify(stored));
+    version = page.version;
+    from = page.next_seq;
+  }
+  return Array.from({ length: version }, (_, i) => byVersion.get(i + 1) ?? 'compaction');
+}
+
+/** Follows one context through kills: comes back with its cursor, to the next node where one refuses. */
+class Follower {
+  readonly seen: string[] = [];
+  missing = 0;
+  repeated = 0;
+  connections = 0;
+  private client: StreamClient | null = null;
+  private cursor = 0;
+  private isStopped = false;
+  private readonly running: Promise<void>;
+
+  constructor(urls: readonly string[], id: string, first: number) {
+    this.running = this.follow(urls, id, first);
+  }
+
+  get version(): number {
+    return this.cursor;
+  }
+
+  async stop(): Promise<void> {
+    this.isStopped = true;
+    this.client?.close();
+    await this.running;
+  }
+
+  private async follow(urls: readonly string[], id: string, first: number): Promise<void> {
+    for (let attempt = 0; !this.isStopped; attempt++) {
+      const url = urls[(first + attempt) % urls.length] ?? '';
+      try {
+        this.client = await StreamClient.open(streamUrl(url, id, `?cursor=${this.cursor}`));
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        continue;
+      }
+      this.connections++;
+      const { client } = this;
+      await new Promise<void>((resolve) => {
+        const take = (): void => {
+          for (const frame of client.frames.splice(0)) this.take(frame);
+          client.texts.length = 0;
+        };
+        client.ws.on('message', take);
+        client.ws.once('close', () => resolve());
+        take();
+        if (client.closed !== null || this.isStopped) client.ws.terminate();
+        if (client.closed !== null) resolve();
+      });
+    }
+  }
+
+  private take(frame: StreamFrame): void {
+    if (frame.type === 'context' || frame.type === 'pong') return;
+    assert.ok(frame.type === 'message' || frame.type === 'compaction', `${frame.type} is not expected here`);
+    if (frame.version <= this.cursor) this.repeated++;
+    else if (frame.version !== this.cursor + 1) this.missing += frame.version - this.cursor - 1;
+    this.cursor = frame.version;
+    this.seen.push(frame.type === 'message' ? JSON.stringify(frame.message) : 'compaction');
+  }
+}
+
+/** Appends to all contexts in turn until stopped: single messages, lists, now and then a compaction. */
+class Load {
+  appended = 0;
+  private isStopped = false;
+  private readonly running: Promise<unknown>;
+
+  constructor(urls: readonly string[], ids: readonly string[], workers: number) {
+    this.running = Promise.all(Array.from({ length: workers }, (_, i) => this.write(urls, ids, i, workers)));
+  }
+
+  async stop(): Promise<void> {
+    this.isStopped = true;
+    await this.running;
+  }
+
+  private async write(urls: readonly string[], ids: readonly string[], first: number, step: number): Promise<void> {
+    for (let n = first; !this.isStopped; n += step) {
+      const path = `${urls[n % urls.length]}/v1/contexts/${ids[n % ids.length]}`;
+      const answer =
+        n % 61 === 0
+          ? call(`${path}/compact`, 'POST', { replacement: [message(`summary ${n}`)] })
+          : call(`${path}/messages`, 'POST', n % 7 === 0 ? { messages: [message(`${n}a`), message(`${n}b`)] } : { message: message(`${n} ${'x'.repeat(n % 300)}`) });
+      const status = await answer.then(({ status }) => status, () => 0);
+      if (status === 200 || status === 201) this.appended++;
+      else await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}
+
+describe('three nodes', () => {
+  test('followers on every node see exactly the log, while nodes are killed, stopped and restarted under load', async (t) => {
+    const cluster = await ClusterProcesses.start(3, { FASTPACA_STREAM_MAX_CONNECTIONS: '1000', FASTPACA_LOG_KEEP_BYTES: '65536' });
+    const followers: { id: string; follower: Follower }[] = [];
+    let load: Load | null = null;
+    try {
+      const urls = cluster.nodes.map(({ url }) => url);
+      const ids = Array.from({ length: 200 }, (_, i) => `chaos-${i}`);
+      await Promise.all(ids.map((id, i) => create(urls[i % 3] ?? '', id)));
+      for (const [i, id] of ids.entries()) for (let node = 0; node < 3; node++) followers.push({ id, follower: new Follower(urls, id, (i + node) % 3) });
+      const running = new Load(urls, ids, 24);
+      load = running;
+      for (const [i, node] of cluster.nodes.entries()) {
+        const flowing = running.appended;
+        await until('appends to flow', () => running.appended > flowing + 300);
+        await node.kill(i === 1 ? 'SIGTERM' : 'SIGKILL');
+        const without = running.appended;
+        await until('appends to flow without the node', () => running.appended > without + 500);
+        node.start();
+        await node.ready();
+      }
+      const back = running.appended;
+      await until('appends to flow with all nodes back', () => running.appended > back + 300);
+      await running.stop();
+      const logs = new Map<string, string[]>();
+      for (const id of ids) logs.set(id, await logOf(urls[0] ?? '', id));
+      await until('every follower to reach the end', () => followers.every(({ id, follower }) => follower.version === logs.get(id)?.length), 20_000);
+      let frames = 0;
+      let connections = 0;
+      for (const { id, follower } of followers) {
+        assert.deepEqual([follower.missing, follower.repeated], [0, 0], id);
+        assert.deepEqual(follower.seen, logs.get(id), id);
+        frames += follower.seen.length;
+        connections += follower.connections;
+      }
+      assert.ok(connections > followers.length + 200, 'streams were cut and came back');
+      t.diagnostic(`${followers.length} followers, ${connections} connections, ${frames} frames compared with the log: 0 missing, 0 repeated`);
+    } finally {
+      await load?.stop();
+      await Promise.all(followers.map(({ follower }) => follower.stop()));
+      await cluster.stop();
+    }
+  });
+});
+
+describe('five nodes, each with three fifths of the contexts, and a key', () => {
+  const KEY = { authorization: 'Bearer k-1' };
+  let cluster: ClusterProcesses;
+  let urls: string[];
+  before(async () => {
+    cluster = await ClusterProcesses.start(5, { FASTPACA_API_KEY: 'k-1' });
+    urls = cluster.nodes.map(({ url }) => url);
+  });
+  after(() => cluster.stop());
+
+  test('without the key nothing is told, not even whether the context exists', async () => {
+    for (const headers of [{}, { authorization: 'Bearer wrong' }]) {
+      const { status, json, headers: answered } = await refusal(streamUrl(urls[0] ?? '', 'nobody'), headers);
+      assert.deepEqual([status, json['error'], answered['www-authenticate']], [401, 'unauthorized', 'Bearer']);
+      assert.equal((await call(`${urls[0]}/v1/contexts/nobody/stream`, 'GET', undefined, { accept: 'text/event-stream', ...headers })).status, 401);
+    }
+    assert.equal((await refusal(`${urls[0]}/_peer/stream?context=nobody`, KEY)).status, 401, 'a client key opens no peer connection');
+  });
+
+  test('every node serves every context over both transports, in order, and passes on the end', async () => {
+    for (let i = 0; i < 12; i++) {
+      const id = `five-${i}`;
+      assert.equal((await call(`${urls[i % 5]}/v1/contexts/${id}`, 'PUT', {}, KEY)).status, 201);
+      const post = (text: string) => call(`${urls[i % 5]}/v1/contexts/${id}/messages`, 'POST', { message: message(text) }, KEY);
+      await post('one');
+      const clients = await Promise.all(urls.map((url) => StreamClient.open(streamUrl(url, id, '?cursor=0'), KEY)));
+      const readers = await Promise.all(urls.map((url) => SseClient.open(`${url}/v1/contexts/${id}/stream?cursor=0`, KEY)));
+      await post('two');
+      assert.equal((await call(`${urls[0]}/v1/contexts/${id}`, 'DELETE', undefined, KEY)).status, 204);
+      for (const client of clients) {
+        assert.equal((await client.end()).code, 1000);
+        assert.deepEqual(client.frames.map(({ type, version }) => `${type} ${version}`), ['message 1', 'context 1', 'message 2', 'context 2', 'tombstoned 3']);
+        assert.deepEqual(client.texts, clients[0]?.texts);
+      }
+      for (const reader of readers) {
+        await until('the events to end', () => reader.isOver);
+        assert.deepEqual(reader.events.map(({ data }) => data), clients[0]?.texts);
+        assert.deepEqual(reader.events.map(({ id: at }) => at), [null, '1', null, '2', '3']);
+      }
+      for (const url of urls) {
+        assert.equal((await call(`${url}/v1/contexts/${id}/stream?cursor=3`, 'GET', undefined, { ...KEY, accept: 'text/event-stream' })).status, 204);
+        assert.equal((await refusal(streamUrl(url, `nobody-${i}`), KEY)).status, 404);
+      }
+    }
+  });
+
+  test('when a node dies, those it served from afar are told, and come back without a hole', async () => {
+    const ids = Array.from({ length: 10 }, (_, i) => `afar-${i}`);
+    for (const id of ids) assert.equal((await call(`${urls[0]}/v1/contexts/${id}`, 'PUT', {}, KEY)).status, 201);
+    const clients = await Promise.all(ids.flatMap((id) => urls.slice(0, 4).map(async (url) => ({ id, url, client: await StreamClient.open(streamUrl(url, id, '?cursor=0'), KEY) }))));
+    const post = (id: string, text: string) => until(`${id} to take a message`, async () => (await call(`${urls[0]}/v1/contexts/${id}/messages`, 'POST', { message: message(text) }, KEY)).status === 201);
+    for (const id of ids) await post(id, 'before');
+    for (const { client } of clients) await until('the first message', () => client.of('message').length === 1);
+    await cluster.node(4).kill('SIGKILL');
+    for (const id of ids) await post(id, 'after');
+    for (const { id, url, client } of clients) {
+      await until('the message, or the end', () => client.of('message').length === 2 || client.closed !== null);
+      if (client.closed === null) continue;
+      assert.equal(client.closed.code, 1012);
+      const again = await StreamClient.open(streamUrl(url, id, '?cursor=1'), KEY);
+      await until('what was missed', () => again.of('message').length === 1);
+      assert.equal(again.of('message')[0]?.version, 2);
+      again.close();
+    }
+    for (const { client } of clients) client.close();
+    cluster.node(4).start();
+    await cluster.node(4).ready();
   });
 });
