@@ -12,6 +12,7 @@ import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WebSocket, WebSocketServer } from 'ws';
 import type { PeerKeys } from './auth.ts';
+import { Beats } from './beats.ts';
 import { DocumentError, compareNames, objectAt, parseDocument, stringAt } from './hello.ts';
 import type { Beat, LinkHello } from './hello.ts';
 import type { Refusal } from './identity.ts';
@@ -20,7 +21,6 @@ import { FRAME_BYTES_MAX } from './link-frames.ts';
 import { Link } from './link.ts';
 import type { LinkOwner, RequestDone } from './link.ts';
 import type { PeerEvents, PeerInfo, PeerNetwork, RequestKind } from './ports.ts';
-import { BEAT_MS } from './standing.ts';
 import type { Standing, SteppedBack } from './standing.ts';
 import { TimeoutWheel } from './timeouts.ts';
 
@@ -35,8 +35,6 @@ const DIAL_TIMEOUT_MS = 1000;
 /** A link that lived this long was a success: the next redial is immediate. */
 const STEADY_MS = 1000;
 const REFUSAL_BODY_BYTES_MAX = 4096;
-/** A disk that hangs must not hold up the end for the last beat. */
-const LAST_BEAT_MS_MAX = 1000;
 const NAME_HEADER = 'x-fastpaca-node';
 const STEPPED_BACK_LINE = 'this node steps back: its data directory is not that of the member any more, and takes no part in the cluster';
 
@@ -104,16 +102,17 @@ export class PeerLinks implements PeerNetwork {
   readonly #refusals = new Map<string, string>();
   readonly #wheel = new TimeoutWheel(performance.now());
   readonly #owner: LinkOwner;
+  readonly #beats: Beats;
   #timer: NodeJS.Timeout | null = null;
   #ticks = 0;
   #order = 0;
-  /** Of the last beat told, whose own part may be an old one: when, and what it told of others. */
-  #toldAtMs = Number.NEGATIVE_INFINITY;
-  #toldVersion = -1;
   #closed = false;
 
   constructor(options: PeerLinksOptions) {
     this.#options = options;
+    this.#beats = new Beats(options.standing, options.ledger, (beat) => {
+      for (const link of this.#up.values()) link.sendBeat(beat);
+    });
     this.#owner = {
       wheel: this.#wheel,
       hello: () => ({ ...options.self(), lineage: options.standing.lineage(), seen: options.ledger.sightings(), clockMs: Date.now() }),
@@ -146,7 +145,7 @@ export class PeerLinks implements PeerNetwork {
     this.#timer = null;
     for (const target of this.#targets.values()) target.dialing?.terminate();
     this.#targets.clear();
-    await this.#lastBeat();
+    if (this.#up.size > 0) await this.#beats.last();
     await Promise.all([...this.#links].map((link) => link.close()));
     await this.#options.ledger.settled();
   }
@@ -252,45 +251,8 @@ export class PeerLinks implements PeerNetwork {
       this.#wheel.advance(now);
       if (judging) for (const link of this.#links) link.judge();
       for (const target of this.#targets.values()) if (target.dialAtMs <= now) this.#dial(target);
-      if (this.#up.size > 0 && now - this.#toldAtMs >= BEAT_MS) this.#beat(now);
+      if (this.#up.size > 0) this.#beats.tick(now);
     });
-  }
-
-  /** A beat for what was promised since the last; without any, what this node learned of others is told all the same. */
-  #beat(now: number): void {
-    const { standing, ledger } = this.#options;
-    if (standing.due) {
-      this.#toldAtMs = now;
-      // A write that fails stops the node elsewhere.
-      standing.beat().then(() => this.#tell(), () => undefined);
-    } else if (ledger.version !== this.#toldVersion) {
-      this.#toldAtMs = now;
-      this.#tell();
-    }
-  }
-
-  #tell(): void {
-    const { standing, ledger } = this.#options;
-    this.#toldVersion = ledger.version;
-    const beat = { beats: standing.beats, seen: ledger.sightings() };
-    for (const link of this.#up.values()) link.sendBeat(beat);
-  }
-
-  async #lastBeat(): Promise<void> {
-    if (this.#up.size === 0) return;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, LAST_BEAT_MS_MAX);
-    });
-    await Promise.race([this.#beatForAll().then(() => this.#tell(), () => undefined), late]);
-    clearTimeout(timer);
-  }
-
-  async #beatForAll(): Promise<void> {
-    const { standing } = this.#options;
-    // The first may be one that was under way and does not cover what was promised since it began.
-    await standing.beat();
-    if (standing.due) await standing.beat();
   }
 
   /** What a peer tells may speak against this node, or against another one whose link is up. */

@@ -420,6 +420,25 @@ test('a member that knows better ends the rolled-back one for a member that does
   assert.deepEqual([again.ups, again.steppedBack.length], [[], 1]);
 });
 
+test('what a member hears in a beat ends a link too: of two that run from one disk, only the later open stays', async () => {
+  const { copyFileSync } = await import('node:fs');
+  const [a, b] = await linked('a', 'b');
+  assert.ok(a && b);
+  const x = await TestNode.start({ name: 'x', disk: 'live' });
+  x.links.setPeers(peerMap(a));
+  a.links.setPeers(peerMap(b, x));
+  await until(() => x.standing.beats === 1, 'first beat');
+  copyFileSync(join(directory, 'live'), join(directory, 'live-copy'));
+  // Opened while the original runs; a, which would know, is not asked.
+  const copy = await TestNode.start({ name: 'x', disk: 'live-copy' });
+  copy.links.setPeers(peerMap(b));
+  b.links.setPeers(peerMap(a, copy));
+  await until(() => b.links.isUp('x') && copy.links.isUp('b'), 'admitted by b');
+  await until(() => x.standing.steppedBack !== null, 'b tells a, a ends the original');
+  assert.match(x.standing.steppedBack?.reason ?? '', /seen by node 'b' at generation 2/);
+  assert.deepEqual([copy.standing.steppedBack, b.links.isUp('x'), a.links.isUp('x')], [null, true, false]);
+});
+
 test('one member that remembers is enough: the rolled-back node leaves those that admitted it by itself', async () => {
   const { copyFileSync } = await import('node:fs');
   const [a, x] = [await TestNode.start({ name: 'a' }), await TestNode.start({ name: 'x', disk: 'one' })];
