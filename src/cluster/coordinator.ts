@@ -42,8 +42,8 @@ export class Coordinator {
   private rounds = 0;
   /** Round since which a node has been up without a break, or 0. */
   private readonly upSince = new Map<string, number>();
-  /** Round since which this node leads a group. */
-  private readonly ledSince = new Map<GroupId, number>();
+  /** Term in which this node leads a group, and the round at which that was first seen. */
+  private readonly led = new Map<GroupId, { readonly term: number; readonly since: number }>();
   /** One change of ours is on its way; the next round looks again. */
   private proposing = false;
 
@@ -110,18 +110,20 @@ export class Coordinator {
   private spreadLeaders(topology: Topology, self: string): void {
     let moved = 0;
     for (const group of this.options.host.groups()) {
-      if (!this.options.host.isLeader(group)) {
-        this.ledSince.delete(group);
+      const status = this.options.host.isLeader(group) ? this.options.host.status(group) : undefined;
+      if (status === undefined) {
+        this.led.delete(group);
         continue;
       }
-      const since = this.ledSince.get(group) ?? this.rounds;
-      this.ledSince.set(group, since);
+      // By term, for a leadership may have gone and come back between two rounds.
+      const known = this.led.get(group);
+      const led = known?.term === status.term ? known : { term: status.term, since: this.rounds };
+      this.led.set(group, led);
       const preferred = topology.groups[group]?.preferred;
-      if (moved === TRANSFERS_MAX || preferred === undefined || preferred === self || !this.mayReturn(preferred, since)) continue;
-      const status = this.options.host.status(group);
+      if (moved === TRANSFERS_MAX || preferred === undefined || preferred === self || !this.mayReturn(preferred, led.since)) continue;
       const replica = replicaOn(topology, group, preferred);
-      const progress = status?.progress.find((p) => p.replica === replica);
-      if (status === undefined || progress === undefined || !progress.active || progress.learner || progress.match < status.commit) continue;
+      const progress = status.progress.find((p) => p.replica === replica);
+      if (progress === undefined || !progress.active || progress.learner || progress.match < status.commit) continue;
       if (this.options.host.transferLeadership(group, progress.replica)) moved++;
     }
   }
