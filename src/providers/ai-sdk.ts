@@ -129,7 +129,9 @@ function outputPart(item: Content): string {
   if (item.type === 'text') return textPart(item.text);
   const { kind, data, url, mediaType, name } = item;
   const sort = kind === 'image' ? 'image' : 'file';
-  if (url !== '') return `{"type":"${sort}-url","url":${quote(url)}}`;
+  // Without its type the SDK would fetch the file itself, for every model.
+  if (url !== '' && kind === 'image') return `{"type":"image-url","url":${quote(url)}}`;
+  if (url !== '' && mediaType !== '') return `{"type":"file-url","url":${quote(url)},"mediaType":"${mediaType}"}`;
   if (data === '' || mediaType === '') return textPart(mediaNote(item));
   return `{"type":"${sort}-data","data":"${data}","mediaType":"${mediaType}"${sort === 'file' && name !== '' ? `,"filename":${quote(name)}` : ''}}`;
 }

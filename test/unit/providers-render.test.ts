@@ -24,7 +24,7 @@ function request(provider: Provider, ...stored: Stored[]): ReturnType<typeof req
   return requestOf(renderFor(provider, windowOf(stored).window().elements));
 }
 
-const openai = (...stored: Stored[]): unknown => request('openai', ...stored).messages;
+const openai = (...stored: Stored[]): readonly unknown[] => request('openai', ...stored).messages;
 const anthropic = (...stored: Stored[]): unknown => request('anthropic', ...stored).messages;
 const aiSdk = (...stored: Stored[]): unknown => request('ai-sdk', ...stored).messages;
 
@@ -174,6 +174,21 @@ describe('calls and results', () => {
     ]);
   });
 
+  it('a result without a call does not take the answer of the one next to it', () => {
+    assert.deepEqual(openai(asked, ['assistant', toolCall('a')], ['tool', toolResult('z'), toolResult('a', 'mine')]).at(2), { role: 'tool', tool_call_id: 'a', content: 'mine' });
+  });
+
+  it('what is said after an answer in the same message comes after it', () => {
+    assert.deepEqual(openai(asked, ['assistant', said('one'), toolCall('a'), toolResult('a', '1'), said('two'), toolCall('b'), toolResult('b', '2'), said('three')]), [
+      { role: 'user', content: 'hi' },
+      { role: 'assistant', content: 'one', tool_calls: [functionCall('a', 'find', '{"q":1}')] },
+      { role: 'tool', tool_call_id: 'a', content: '1' },
+      { role: 'assistant', content: 'two', tool_calls: [functionCall('b', 'find', '{"q":1}')] },
+      { role: 'tool', tool_call_id: 'b', content: '2' },
+      { role: 'assistant', content: 'three' },
+    ]);
+  });
+
   it('a result that was never asked for does not answer a call of a later compaction', () => {
     const rows = windowOf([['tool', toolResult('a')]]);
     rows.run(compact([message('assistant', [toolCall('a')])], { keepFromSeq: 1 }));
@@ -209,6 +224,8 @@ describe('calls and results', () => {
   });
 
   it('every provider gets an object as input, whatever was stored', () => {
+    // Deeper than readers are sure to follow.
+    const nested = `${'{"a":'.repeat(200)}1${'}'.repeat(200)}`;
     const table: readonly (readonly [Part, unknown])[] = [
       [{ type: 'tool_call', toolCallId: 'a' }, {}],
       [toolCall('a', null), {}],
@@ -216,6 +233,8 @@ describe('calls and results', () => {
       [toolCall('a', 'free text'), { value: 'free text' }],
       [toolCall('a', ' {"b": 2} '), { b: 2 }],
       [toolCall('a', '[1]'), { value: '[1]' }],
+      [toolCall('a', { 'quo"te\\\\': '}"\\\\' }), { 'quo"te\\\\': '}"\\\\' }],
+      [toolCall('a', nested), { value: nested }],
       [{ type: 'function', id: 'a', function: { name: 'f', arguments: '{"half": ' } }, { value: '{"half": ' }],
       [{ type: 'custom', id: 'a', custom: { name: 'f', input: 'ls -l' } }, { input: 'ls -l' }],
     ];
@@ -333,6 +352,18 @@ describe('thinking', () => {
     ]);
   });
 
+  it('goes where it led, once', () => {
+    const [, answer, , later] = request('anthropic', asked, ['assistant', thought, said('a'), said('b')], ['user', said('and?')], ['assistant', said('c')]).messages;
+    assert.deepEqual(answer?.['content'], [
+      { type: 'thinking', thinking: 'hm', signature: 'sig' },
+      { type: 'text', text: 'a' },
+      { type: 'text', text: 'b' },
+    ]);
+    assert.deepEqual(later?.['content'], [{ type: 'text', text: 'c' }]);
+    const cutOff = request('anthropic', asked, ['assistant', thought], ['user', said('and?')], ['assistant', said('c')]).messages;
+    assert.deepEqual(cutOff.at(-1)?.['content'], [{ type: 'text', text: 'c' }]);
+  });
+
   it('is kept for the AI SDK with its signature, and left out for OpenAI', () => {
     assert.deepEqual(request('ai-sdk', asked, ['assistant', thought, said('so')]).messages[1]?.['content'], [
       { type: 'reasoning', text: 'hm', providerOptions: { anthropic: { signature: 'sig' } } },
@@ -402,6 +433,11 @@ describe('images and files', () => {
       ['anthropic', { type: 'image_url', image_url: { url: 'http://example.com/a.png' } }, [{ type: 'text', text: '[image not shown: http://example.com/a.png]' }]],
       ['openai', { type: 'input_file', file_url: 'https://example.com/d.pdf', filename: 'd.pdf' }, [{ type: 'text', text: '[file not shown: d.pdf, https://example.com/d.pdf]' }]],
       ['openai', { type: 'file', url: 'data:text/plain;base64,aGVsbG8=', mediaType: 'text/plain', filename: 'c.txt' }, [{ type: 'text', text: '[c.txt]\nhello' }]],
+      ['openai', { type: 'document', source: { type: 'file', file_id: 'file_1' } }, [{ type: 'text', text: '[file not shown]' }]],
+      ['openai', { type: 'file', file: { file_id: 'file-1' } }, [{ type: 'file', file: { file_id: 'file-1' } }]],
+      ['anthropic', { type: 'input_image', file_id: 'file-1' }, [{ type: 'text', text: '[image not shown]' }]],
+      ['anthropic', { type: 'image', source: { type: 'file', file_id: 'file_1' } }, [{ type: 'image', source: { type: 'file', file_id: 'file_1' } }]],
+      ['anthropic', { type: 'image', image: 'not base64!' }, [{ type: 'text', text: '{"type":"image","image":"not base64!"}' }]],
       ['openai', { type: 'image', source: { type: 'file', file_id: 'file_1' } }, [{ type: 'text', text: '[image not shown]' }]],
     ];
     for (const [provider, part, content] of table) assert.deepEqual(request(provider, ['user', part]).messages[0]?.['content'], content, JSON.stringify(part));
