@@ -62,8 +62,7 @@ export class Listing implements ListingApi {
   async page(query: ListQuery, consistency: Consistency): Promise<Buffer> {
     const { limit, prefix, status } = query;
     const after = query.cursor === null ? null : readCursor(query.cursor, prefix, status);
-    // One more than wanted, so that the last page knows that it is the last.
-    const wanted = { after, prefix, status, limit: limit + 1, consistency };
+    const wanted = { after, prefix, status, limit, consistency };
     const pages = await this.pagesOf(wanted, performance.now() + this.options.timeoutMs);
     const { contexts, through } = joined(pages, limit);
     const body: Uint8Array[] = [Buffer.from('{"contexts":[')];
@@ -237,7 +236,7 @@ export class Listing implements ListingApi {
     // They passed their checksums, so this program wrote them: serving on would hide a bug.
     if (header === null || config === null) throw new Error('a header or config row does not decode');
     if (status !== null && header.status !== status) return null;
-    return renderContext(id, config, header, needsCompaction(config, header.window.tokens));
+    return renderContext(id, config, header, needsCompaction(config, header.window.tokens, header.calibration));
   }
 }
 

@@ -56,8 +56,11 @@ describe('listing', () => {
     return Object.assign(listing, { barriers });
   };
 
-  const page = async (listing: Listing, query: Partial<ListQuery> = {}, consistency: 'linearizable' | 'stale' = 'linearizable'): Promise<Page> =>
-    JSON.parse((await listing.page({ ...ALL, ...query }, consistency)).toString());
+  const page = async (listing: Listing, query: Partial<ListQuery> = {}, consistency: 'linearizable' | 'stale' = 'linearizable'): Promise<Page> => {
+    const answer: Page = JSON.parse((await listing.page({ ...ALL, ...query }, consistency)).toString());
+    assert.ok(answer.contexts.length <= (query.limit ?? ALL.limit), `${answer.contexts.length} contexts on one page`);
+    return answer;
+  };
 
   const walk = async (listing: Listing, query: Partial<ListQuery> = {}, between: (seen: readonly string[]) => void = () => undefined): Promise<string[]> => {
     const seen: string[] = [];
@@ -197,6 +200,23 @@ describe('listing', () => {
     assert.ok(first.next_cursor !== null);
     const second = await page(listing, { status: 'tombstoned', cursor: first.next_cursor });
     assert.notEqual(second.next_cursor, first.next_cursor);
+  });
+
+  test('where one node has looked less far than another, the page ends there and nothing is repeated', async () => {
+    const header = storage.get(groupOf('user-1'), 'header', 'user-1', '') ?? assert.fail('no header');
+    // 25,600 contexts that the filter passes over, before all others in order: more than one page looks at.
+    const crowded: ListingOptions['rows'] = {
+      get: (...args) => storage.get(...args),
+      contexts: async (group, { after = '', limit }) => {
+        const from = after === '' ? 0 : Number(after.slice(1, 6)) + 1;
+        const count = Math.max(0, Math.min(limit, 200 - from));
+        return Array.from({ length: count }, (_, i) => ({ context: `!${String(from + i).padStart(5, '0')}-${group}`, header }));
+      },
+    };
+    const isHere = (group: number): boolean => group % 2 === 0;
+    const seen = await walk(node(isHere, { b: node((group) => !isHere(group)) }, crowded), { status: 'tombstoned' });
+    const expected = (await walk(node(), { status: 'tombstoned' })).filter((id) => !isHere(groupOf(id)));
+    assert.deepEqual(seen, expected);
   });
 
   test('a page of large contexts ends early, and the walk is still complete', async () => {
