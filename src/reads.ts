@@ -3,7 +3,7 @@
  * current for the caller (store.ts made the read linearizable). Owns paging rules; what bytes look like is render.ts.
  */
 import { createHash, hash } from 'node:crypto';
-import { project } from './contexts/project.ts';
+import { ANSWER_BYTES_MAX, project } from './contexts/project.ts';
 import { decodeConfig, encodeConfig } from './contexts/rows.ts';
 import type { ContextConfig, ContextHeader, Rows } from './contexts/types.ts';
 import { needsCompaction } from './contexts/policies.ts';
@@ -47,7 +47,7 @@ export function read(rows: Rows, id: string, verb: ReadVerb): ReadResult {
   if (config === undefined || header === undefined) throw contextNotFound(id);
   switch (verb.verb) {
     case 'get':
-      return plain(renderContext(id, config, header, needsCompaction(config, header.window.tokens)));
+      return plain(renderContext(id, config, header, needsCompaction(config, header.window.tokens, header.calibration)));
     case 'settings':
       return plain(encodeSettings(config, header.configRevision));
     case 'tail':
@@ -176,6 +176,7 @@ function window(rows: Rows, id: string, header: ContextHeader, query: WindowQuer
 
   const view = project(rows, id, { budgetTokens: query.budgetTokens, full: query.full });
   if (view === null) throw contextNotFound(id);
+  if (view.tooLarge) throw new ApiError('payload_too_large', `The window takes more than ${ANSWER_BYTES_MAX} bytes. Ask for fewer tokens (budget_tokens), or compact the context.`);
   const prefix = createHash('sha256');
   const out: Uint8Array[] = [];
   for (const [i, element] of view.elements.entries()) {

@@ -2,6 +2,7 @@
  * Stored rows -> the JSON bytes that clients read. Text that clients sent is spliced in verbatim, never re-encoded.
  * Owns the shape of a message, a context and a window on the wire; http/ owns headers and status codes.
  */
+import { usedTokens } from './contexts/policies.ts';
 import { decodeMessageRow, rowParts, type MessageRow } from './contexts/rows.ts';
 import type { ContextConfig, ContextHeader } from './contexts/types.ts';
 
@@ -85,7 +86,7 @@ export function renderContext(id: string, config: ContextConfig, header: Context
     config.metadataText,
     Buffer.from(
       `,"version":${header.version},"config_revision":${header.configRevision},"last_seq":${header.lastSeq},"archived_seq":${header.archivedSeq},` +
-        `"used_tokens":${header.window.tokens},"needs_compaction":${needsCompaction},` +
+        `"used_tokens":${usedTokens(header.window.tokens, header.calibration)},"needs_compaction":${needsCompaction},` +
         `"created_at":"${timestamp(header.createdAt)}","updated_at":"${timestamp(header.updatedAt)}"}`,
     ),
   ]);

@@ -267,6 +267,10 @@ function replyError(id: string, reply: Extract<Reply, { ok: false }>): ApiError 
       return new ApiError('conflict', `Context configuration changed (expected revision ${reply.expected}, found ${reply.found})`, { expected: reply.expected, found: reply.found });
     case 'invalid_keep_from_seq':
       return new ApiError('invalid_request', `keep_from_seq must be between 1 and ${reply.lastSeq + 1} (last_seq + 1).`, { path: 'keep_from_seq' });
+    case 'claim_held':
+      return new ApiError('claim_held', `Another worker is compacting this context. Its claim ends at ${new Date(reply.expiresAt).toISOString()} or with its compact.`);
+    case 'version_not_kept':
+      return new ApiError('invalid_request', `Version ${reply.version} is the newest and ${reply.from} the oldest that can be told.`, { path: 'version' });
     case 'model_mismatch':
       return new ApiError('raft_unavailable', 'The context’s model kept changing while this message was counted. Nothing was applied; retry.', { outcome: 'not_applied' });
     case 'invalid_command':

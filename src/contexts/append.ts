@@ -5,13 +5,18 @@
 import { equalBytes } from './bytes.ts';
 import { CallTracker } from './calls.ts';
 import { DESCRIPTOR_MAX, settle } from './cut.ts';
+import type { Settled } from './cut.ts';
+import { encodeCut } from './cuts.ts';
+import type { CutRecord } from './cuts.ts';
 import { findKeyed, remember } from './idempotency.ts';
 import type { Ring } from './idempotency.ts';
+import { settleLate } from './late.ts';
 import { answer, refuse } from './outcome.ts';
-import { compactionDue, needsCompaction } from './policies.ts';
+import { compactionDue, needsCompaction, usedTokens } from './policies.ts';
 import { encodeHeader, encodeMessageRow } from './rows.ts';
 import type { Link, Place } from './rows.ts';
 import { RowSource, inWindow } from './units.ts';
+import type { Pending } from './units.ts';
 import { RoleKind } from './types.ts';
 import type { Command, ContextConfig, ContextEvent, ContextHeader, NewMessage, Outcome, Rows, WindowState, Write } from './types.ts';
 
@@ -63,19 +68,21 @@ function add(rows: Rows, stampMs: number, given: { command: Append; header: Cont
     seq++;
     version++;
     const links = calls.add(message.parts, seq);
-    const value = encodeMessageRow(message, { version, stampMs, links });
+    grown.add(message, seq, links);
+    const value = encodeMessageRow(message, { version, stampMs, links, windowTokens: grown.tokens, windowCount: grown.count });
     writes.push({ table: 'message', context, key: seq, value });
     events.push({ type: 'message', context, seq, version, tokens: message.tokens, roleKind: message.roleKind });
     tokens.push(message.tokens);
-    grown.add(message, seq, links);
   }
   calls.flush(writes);
 
-  let window = grown.window();
-  if (grown.mustRead || window.excluded.length > DESCRIPTOR_MAX || compactionDue(config, window.tokens, window.count)) {
-    const { leadingCount, late } = grown;
-    const source = new RowSource(rows, context, pendingMessages(writes));
-    window = settle({ source, config, window, lastSeq: seq, leadingCount, version, late });
+  const before = grown.window();
+  const settled = settledWindow(rows, { context, header, config, grown, before, writes, version, lastSeq: seq });
+  const window = settled?.window ?? before;
+  let { cutCount } = header;
+  if (settled !== null && !sameWindow(before, window)) {
+    const record = cutRecord({ settled, before, version, stampMs, configRevision: header.configRevision, lastSeq: seq });
+    writes.push({ table: 'cut', context, key: ++cutCount, value: encodeCut(record) });
   }
   const firstSeq = header.lastSeq + 1;
   const firstVersion = header.version + 1;
@@ -94,11 +101,72 @@ function add(rows: Rows, stampMs: number, given: { command: Append; header: Cont
     window,
     keyedNewest: ring.keyedNewest,
     keyedOldest: ring.keyedOldest,
+    cutCount,
   };
   writes.push({ table: 'header', context, key: '', value: encodeHeader(next) });
-  const usedTokens = window.tokens;
-  events.push({ type: 'context', context, version, needsCompaction: needsCompaction(config, usedTokens), usedTokens });
+  const { calibration } = header;
+  events.push({
+    type: 'context',
+    context,
+    version,
+    needsCompaction: needsCompaction(config, window.tokens, calibration),
+    usedTokens: usedTokens(window.tokens, calibration),
+  });
   return { reply: { ok: true, type: 'append', firstSeq, firstVersion, tokens, replayed: false }, events, writes, header: next, config: null };
+}
+
+interface SettleInput {
+  readonly context: string;
+  readonly header: ContextHeader;
+  readonly config: ContextConfig;
+  readonly grown: Growth;
+  readonly before: WindowState;
+  readonly writes: readonly Write[];
+  readonly version: number;
+  readonly lastSeq: number;
+}
+
+/** The window once the policy has run and late results have left; null where there is nothing to do but grow. */
+function settledWindow(rows: Rows, input: SettleInput): Settled | null {
+  const { header, config, grown, before, writes, version, lastSeq } = input;
+  const { late, doubtful, leadingCount } = grown;
+  const { calibration } = header;
+  const full = before.excluded.length > DESCRIPTOR_MAX;
+  const doubt = late.length > 0 || doubtful.length > 0;
+  if (!doubt && !full && !compactionDue(config, before, calibration)) return null;
+  const source = new RowSource(rows, input.context, pendingRows(writes));
+  const given = { source, config, window: before, lastSeq, leadingCount, version, late, calibration };
+  if (full || config.policy.strategy !== 'manual') return settle(given);
+  const settled = settleLate({ ...given, doubtful, lastSeqBefore: header.lastSeq });
+  return settled.window.excluded.length > DESCRIPTOR_MAX ? settle(given) : settled;
+}
+
+interface RecordInput {
+  readonly settled: Settled;
+  readonly before: WindowState;
+  readonly version: number;
+  readonly stampMs: number;
+  readonly configRevision: number;
+  readonly lastSeq: number;
+}
+
+function cutRecord({ settled, before, version, stampMs, configRevision, lastSeq }: RecordInput): CutRecord {
+  const { window, kind, late } = settled;
+  const moved = window.firstSeq > before.firstSeq;
+  return {
+    kind,
+    version,
+    stampMs,
+    configRevision,
+    lastSeq,
+    fromSeq: moved ? before.firstSeq : 0,
+    toSeq: moved ? window.firstSeq - 1 : 0,
+    replacementCount: 0,
+    late,
+    countAfter: window.count,
+    tokensAfter: window.tokens,
+    before,
+  };
 }
 
 /** How the window grows while messages are added, without reading any. */
@@ -106,11 +174,12 @@ class Growth {
   leadingCount: number;
   /** Late results that are tied to messages in the window, which must leave with them. */
   readonly late: number[] = [];
-  /** Sums can only be had by reading the window. */
-  mustRead = false;
+  /** Results of calls that skip_parts may have taken out: what they cost is told only by reading. */
+  readonly doubtful: number[] = [];
+  /** Sums of the window as it has grown so far. */
+  tokens: number;
+  count: number;
   readonly #window: WindowState;
-  #tokens: number;
-  #count: number;
   #excluded: number[] | null = null;
   readonly #strippedBefore: number;
 
@@ -118,8 +187,8 @@ class Growth {
     const { window } = header;
     this.#window = window;
     this.leadingCount = header.leadingCount;
-    this.#tokens = window.tokens;
-    this.#count = window.count;
+    this.tokens = window.tokens;
+    this.count = window.count;
     this.#strippedBefore = window.stripped.reduce((before, run) => Math.max(before, run.before), 0);
   }
 
@@ -127,26 +196,27 @@ class Growth {
     if (this.leadingCount === seq - 1 && message.roleKind === RoleKind.system && seq <= LEADING_MAX) this.leadingCount = seq;
     let answersOutside = false;
     let answersInside = false;
+    let doubtful = false;
     for (const link of links) {
       if (link.target === seq) continue;
       if (!this.#holds(link.target)) answersOutside = true;
       else answersInside = true;
       // skip_parts may have taken the call out, and its late result then goes too.
-      if (link.target > 0 && link.target < this.#strippedBefore) this.mustRead = true;
+      if (link.target > 0 && link.target < this.#strippedBefore) doubtful = true;
     }
     if (answersOutside) {
       // Its call has left the window, and one must not be there without the other.
       if (answersInside) {
         this.late.push(seq);
-        this.mustRead = true;
       } else {
         this.#excluded ??= [...this.#window.excluded];
         this.#excluded.push(seq);
         return;
       }
     }
-    this.#tokens += message.tokens;
-    this.#count++;
+    if (doubtful) this.doubtful.push(seq);
+    this.tokens += message.tokens;
+    this.count++;
   }
 
   #holds(place: Place): boolean {
@@ -157,19 +227,41 @@ class Growth {
 
   window(): WindowState {
     const excluded = this.#excluded ?? this.#window.excluded;
-    return { ...this.#window, tokens: this.#tokens, count: this.#count, excluded };
+    return { ...this.#window, tokens: this.tokens, count: this.count, excluded };
   }
 }
 
-/** The rows of this command, by place, for reading a window that holds them. */
-export function pendingMessages(writes: readonly Write[]): Map<Place, Uint8Array> {
-  const pending = new Map<Place, Uint8Array>();
+/** Whether nothing but growth lies between the two. */
+function sameWindow(grown: WindowState, settled: WindowState): boolean {
+  return (
+    grown.tokens === settled.tokens &&
+    grown.count === settled.count &&
+    grown.stableSinceVersion === settled.stableSinceVersion &&
+    grown.firstSeq === settled.firstSeq &&
+    grown.replacementCount === settled.replacementCount &&
+    grown.replacementFirst === settled.replacementFirst &&
+    grown.stripped === settled.stripped &&
+    sameNumbers(grown.replacementExcluded, settled.replacementExcluded) &&
+    sameNumbers(grown.pinned, settled.pinned) &&
+    sameNumbers(grown.excluded, settled.excluded)
+  );
+}
+
+function sameNumbers(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((value, i) => value === b[i]);
+}
+
+/** The rows of this command, for reading a window that holds them. */
+export function pendingRows(writes: readonly Write[]): Pending {
+  const messages = new Map<Place, Uint8Array>();
+  const answers = new Map<number, Uint8Array>();
   for (const { table, key, value } of writes) {
     if (typeof key !== 'number' || value === null) continue;
-    if (table === 'message') pending.set(key, value);
-    if (table === 'replacement') pending.set(-key, value);
+    if (table === 'message') messages.set(key, value);
+    if (table === 'replacement') messages.set(-key, value);
+    if (table === 'answers') answers.set(key, value);
   }
-  return pending;
+  return { messages, answers };
 }
 
 /** The last look at what the edge has checked: nothing here may break a replica. */

@@ -3,11 +3,13 @@
  * an answer, the same on every replica, and nothing throws; a refusal writes nothing.
  */
 import { append } from './append.ts';
+import { claim } from './claims.ts';
 import { compact } from './compact.ts';
 import { refuse } from './outcome.ts';
 import { put } from './put.ts';
 import { encodeHeader } from './rows.ts';
 import type { Command, ContextHeader, Outcome, Rows } from './types.ts';
+import { usage } from './usage.ts';
 
 const CONTEXT_UNITS_MAX = 256;
 /** The last millisecond that can be written as a date. */
@@ -28,6 +30,10 @@ export function apply(rows: Rows, stampMs: number, command: Command): Outcome {
       return put(rows, stamp, command);
     case 'compact':
       return compact(rows, stamp, command);
+    case 'claim':
+      return claim(rows, stamp, command);
+    case 'usage':
+      return usage(rows, stamp, command);
     case 'tombstone':
       return tombstone(rows, stamp, context);
   }

@@ -5,6 +5,7 @@
  *
  * The row of an id stays after the answer, so that such a further result still finds its call.
  */
+import { FAR_ANSWERS_MAX, answersKey, decodeAnswers, encodeAnswers, isFar } from './answers.ts';
 import { Reader, Writer } from './bytes.ts';
 import type { Link, Place } from './rows.ts';
 import { PartRole } from './types.ts';
@@ -34,6 +35,8 @@ export class CallTracker {
   readonly #context: string;
   /** Ids that this command touched; null until the first. */
   #touched: Map<string, Calls> | null = null;
+  /** Far answers that this command added, with those there were, by the place of the call's message. */
+  #answers: Map<Place, number[]> | null = null;
 
   /** Without rows the tracker pairs only what is added through it: a replacement is a world of its own. */
   constructor(rows: Rows | null, context: string) {
@@ -57,6 +60,7 @@ export class CallTracker {
       const spot = calls.open.pop() ?? calls.answered;
       if (spot === null) continue;
       calls.answered = spot;
+      if (isFar(spot.place, place)) this.#addAnswer(spot.place, place);
       links ??= [];
       links.push({ part: i, target: spot.place, targetPart: spot.part });
     }
@@ -77,10 +81,25 @@ export class CallTracker {
   /** Adds the rows that changed. */
   flush(writes: Write[]): void {
     if (this.#touched === null) return;
+    if (this.#answers !== null) {
+      for (const [place, seqs] of this.#answers) writes.push({ table: 'answers', context: this.#context, key: answersKey(place), value: encodeAnswers(seqs) });
+    }
     for (const [id, calls] of this.#touched) {
       if (calls.open.length === 0 && calls.answered === null) continue;
       writes.push({ table: 'openCall', context: this.#context, key: id, value: encodeCalls(calls) });
     }
+  }
+
+  #addAnswer(call: Place, seq: number): void {
+    this.#answers ??= new Map();
+    let seqs = this.#answers.get(call);
+    if (seqs === undefined) {
+      const row = this.#rows?.get('answers', this.#context, answersKey(call));
+      seqs = row === undefined ? [] : decodeAnswers(row);
+      this.#answers.set(call, seqs);
+    }
+    // A message with several results for one call is named once.
+    if (seqs.length < FAR_ANSWERS_MAX && seqs[seqs.length - 1] !== seq) seqs.push(seq);
   }
 
   #callsOf(id: string): Calls {

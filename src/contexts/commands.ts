@@ -14,7 +14,9 @@ import { readPolicy, writePolicy } from './policies.ts';
 import type { Command, ContextConfig, NewMessage } from './types.ts';
 
 const FORMAT = 1;
-const TYPE_CODES: Readonly<Record<Command['type'], number>> = { put: 1, append: 2, compact: 3, tombstone: 4 };
+const TYPE_CODES: Readonly<Record<Command['type'], number>> = { put: 1, append: 2, compact: 3, tombstone: 4, claim: 5, usage: 6 };
+/** A compact that shows a claim: the claim, then what a compact holds. */
+const CLAIMED_COMPACT = 7;
 const STAMP_AT = 2;
 const BODY_AT = 10;
 
@@ -34,7 +36,7 @@ export function stampOf(bytes: Uint8Array): number {
 export function encodeCommand(command: Command): Uint8Array {
   const writer = new Writer(encodedSizeHint(command));
   writer.byte(FORMAT);
-  writer.byte(TYPE_CODES[command.type]);
+  writer.byte(command.type === 'compact' && command.claim !== undefined ? CLAIMED_COMPACT : TYPE_CODES[command.type]);
   writer.double(0);
   writer.string(command.context);
   switch (command.type) {
@@ -54,9 +56,18 @@ export function encodeCommand(command: Command): Uint8Array {
       writeMessages(writer, command.messages);
       break;
     case 'compact':
+      if (command.claim !== undefined) writer.bytes(command.claim);
       writer.uint(command.ifVersion + 1);
       writer.uint(command.keepFromSeq);
       writeMessages(writer, command.replacement);
+      break;
+    case 'claim':
+      writer.uint(command.ttlSeconds);
+      writer.bytes(command.token);
+      break;
+    case 'usage':
+      writer.uint(command.version);
+      writer.uint(command.inputTokens);
       break;
     case 'tombstone':
       break;
@@ -87,16 +98,27 @@ function decodeBody(reader: Reader, type: number, context: string): Command | nu
       const idempotency = keyed ? { key: reader.string(), digest: reader.bytes() } : null;
       return { type: 'append', context, ifVersion, model, idempotency, messages: readMessages(reader) };
     }
-    case TYPE_CODES.compact: {
-      const ifVersion = reader.uint() - 1;
-      const keepFromSeq = reader.uint();
-      return { type: 'compact', context, ifVersion, keepFromSeq, replacement: readMessages(reader) };
+    case TYPE_CODES.compact:
+      return readCompact(reader, context);
+    case CLAIMED_COMPACT: {
+      const claim = reader.bytes();
+      return { ...readCompact(reader, context), claim };
     }
+    case TYPE_CODES.claim:
+      return { type: 'claim', context, ttlSeconds: reader.uint(), token: reader.bytes() };
+    case TYPE_CODES.usage:
+      return { type: 'usage', context, version: reader.uint(), inputTokens: reader.uint() };
     case TYPE_CODES.tombstone:
       return { type: 'tombstone', context };
     default:
       return null;
   }
+}
+
+function readCompact(reader: Reader, context: string): Extract<Command, { readonly type: 'compact' }> {
+  const ifVersion = reader.uint() - 1;
+  const keepFromSeq = reader.uint();
+  return { type: 'compact', context, ifVersion, keepFromSeq, replacement: readMessages(reader) };
 }
 
 function writeMessages(writer: Writer, messages: readonly NewMessage[]): void {

@@ -2,14 +2,16 @@
  * `compact`: the client replaces the window by messages of its own, keeping the live messages from keepFromSeq on. The
  * log is untouched and earlier replacements stay stored: what the window was at an older version can still be told.
  */
-import { pendingMessages, validMessages } from './append.ts';
+import { pendingRows, validMessages } from './append.ts';
 import { CallTracker } from './calls.ts';
+import { heldByAnother } from './claims.ts';
 import { NO_REPLACEMENT } from './cut.ts';
+import { encodeCut } from './cuts.ts';
 import { answer, refuse } from './outcome.ts';
-import { needsCompaction } from './policies.ts';
+import { needsCompaction, usedTokens } from './policies.ts';
+import { Reach } from './reach.ts';
 import { encodeCompaction, encodeHeader, encodeMessageRow, replacementKey } from './rows.ts';
 import { RowSource, readWindow, strip } from './units.ts';
-import type { WindowItem } from './units.ts';
 import type { Command, ContextConfig, ContextHeader, NewMessage, Outcome, Rows, WindowState, Write } from './types.ts';
 
 type Compact = Extract<Command, { readonly type: 'compact' }>;
@@ -29,6 +31,8 @@ export function compact(rows: Rows, stampMs: number, command: Compact): Outcome 
     return answer({ ok: false, code: 'invalid_keep_from_seq', lastSeq: header.lastSeq });
   }
   if (!validMessages(command.replacement, 0)) return refuse('invalid_command');
+  const held = heldByAnother(header, stampMs, command.claim ?? null);
+  if (held !== null) return answer({ ok: false, code: 'claim_held', expiresAt: held.expiresAt });
   return replace(rows, stampMs, { command, header, config });
 }
 
@@ -37,7 +41,7 @@ function replace(rows: Rows, stampMs: number, given: { command: Compact; header:
   const { context, replacement } = command;
   const version = header.version + 1;
   const writes = replacementWrites(rows, { context, version, stampMs, replacement });
-  const source = new RowSource(rows, context, pendingMessages(writes));
+  const source = new RowSource(rows, context, pendingRows(writes));
   const keepFrom = command.keepFromSeq === 0 ? header.lastSeq + 1 : command.keepFromSeq;
   const window = replacedWindow({ source, header, version, keepFrom, replacementCount: replacement.length });
 
@@ -55,14 +59,31 @@ function replace(rows: Rows, stampMs: number, given: { command: Compact; header:
     tokensAfter: window.tokens,
   };
   writes.push({ table: 'compaction', context, key: version, value: encodeCompaction(record) });
-  const next: ContextHeader = { ...header, version, updatedAt: stampMs, window };
+  const cutCount = header.cutCount + 1;
+  const cut = {
+    kind: 'compact',
+    version,
+    stampMs,
+    configRevision: header.configRevision,
+    lastSeq: header.lastSeq,
+    fromSeq,
+    toSeq,
+    replacementCount: replacement.length,
+    late: [],
+    countAfter: window.count,
+    tokensAfter: window.tokens,
+    before: header.window,
+  } as const;
+  writes.push({ table: 'cut', context, key: cutCount, value: encodeCut(cut) });
+  // Whoever held the claim has what it was for; one that is over is forgotten too.
+  const next: ContextHeader = { ...header, version, updatedAt: stampMs, window, cutCount, claim: null };
   writes.push({ table: 'header', context, key: '', value: encodeHeader(next) });
-  const usedTokens = window.tokens;
+  const { calibration } = header;
   return {
     reply: { ok: true, type: 'compact', version },
     events: [
       { type: 'compaction', context, version, fromSeq, toSeq },
-      { type: 'context', context, version, needsCompaction: needsCompaction(config, usedTokens), usedTokens },
+      { type: 'context', context, version, needsCompaction: needsCompaction(config, window.tokens, calibration), usedTokens: usedTokens(window.tokens, calibration) },
     ],
     writes,
     header: next,
@@ -86,7 +107,7 @@ function replacementWrites(rows: Rows, { context, version, stampMs, replacement 
     if (message === undefined) continue;
     const key = replacementKey(version, position);
     const links = own.add(message.parts, -key);
-    writes.push({ table: 'replacement', context, key, value: encodeMessageRow(message, { version, stampMs, links }) });
+    writes.push({ table: 'replacement', context, key, value: encodeMessageRow(message, { version, stampMs, links, windowTokens: 0, windowCount: 0 }) });
   }
   const calls = new CallTracker(rows, context);
   calls.addAll(own);
@@ -106,7 +127,7 @@ interface ReplacedInput {
 function replacedWindow({ source, header, version, keepFrom, replacementCount }: ReplacedInput): WindowState {
   const old = header.window;
   const nothingKept = keepFrom > header.lastSeq;
-  const from = nothingKept ? keepFrom : movedBack(readWindow(source, withoutReplacement(old), header.lastSeq), keepFrom);
+  const from = nothingKept ? keepFrom : movedBack(source, withoutReplacement(old), { lastSeq: header.lastSeq, keepFrom });
   const base: WindowState = {
     ...NO_REPLACEMENT,
     replacementVersion: replacementCount === 0 ? 0 : version,
@@ -135,14 +156,17 @@ function withoutReplacement(window: WindowState): WindowState {
   return { ...window, ...NO_REPLACEMENT };
 }
 
-/** The greatest seq, at most keepFrom, before which no unit reaches over. */
-function movedBack(items: readonly WindowItem[], keepFrom: number): number {
+/** The greatest seq, at most keepFrom, before which no unit reaches over. Reads what is kept and little more. */
+function movedBack(source: RowSource, window: WindowState, { lastSeq, keepFrom }: { lastSeq: number; keepFrom: number }): number {
+  const reach = new Reach(source, window, lastSeq);
   let from = keepFrom;
-  for (let i = items.length - 1; i >= 0; i--) {
-    const item = items[i];
-    if (item === undefined || item.place < from) break;
-    from = Math.min(from, items[item.unit]?.place ?? from);
+  for (;;) {
+    while (reach.cursor > Math.max(from, window.firstSeq)) reach.take(--reach.cursor);
+    for (const seq of window.pinned) if (seq >= from) reach.take(seq);
+    reach.complete();
+    let lowest = from;
+    for (const item of reach.items()) lowest = Math.min(lowest, item.place);
+    if (lowest === from) return from;
+    from = lowest;
   }
-  return from;
 }
-

@@ -1,8 +1,9 @@
 /**
  * Cutting the stored window: what the policy lets go, and the descriptor of what is left. Reads every message of the
- * window once. The descriptor is bounded by DESCRIPTOR_MAX and SPAN_MAX; where a log is so entangled that the policy's
+ * window once, which the policy has kept short (late.ts settles manual windows, which may be long). The descriptor is bounded by DESCRIPTOR_MAX and SPAN_MAX; where a log is so entangled that the policy's
  * cut would not fit, it is cut further (the oldest units first, as always), which the header can always describe.
  */
+import type { CutKind } from './cuts.ts';
 import { compactionDue, cutTarget, triggerTokens } from './policies.ts';
 import { REPLACEMENT_SPAN } from './rows.ts';
 import { UnitSet, inWindow, readWindow, strip } from './units.ts';
@@ -29,20 +30,29 @@ export interface CutInput {
   readonly version: number;
   /** Seqs that must leave with everything they are joined to: late results tied to messages still in the window. */
   readonly late: readonly number[];
+  readonly calibration: number;
+}
+
+/** What became of a window, for its record (cuts.ts). */
+export interface Settled {
+  readonly window: WindowState;
+  readonly kind: CutKind;
+  /** Seqs that left because of a late result, ascending. */
+  readonly late: readonly number[];
 }
 
 /** The window after the policy, if it is due; its sums are computed anew from the rows. */
-export function settle(input: CutInput): WindowState {
-  const { config, version, lastSeq, leadingCount } = input;
+export function settle(input: CutInput): Settled {
+  const { config, version, lastSeq, leadingCount, calibration } = input;
   const { items, window, clipped } = read(input);
   strip(items, window.stripped, leadingCount);
-  const joined = leaveTogether(items, input.late);
+  const late = leaveTogether(items, input.late);
   const pinnedThrough = config.policy.pin ? leadingCount : -1;
 
   let units = new UnitSet(items, pinnedThrough);
   let runs = window.stripped;
-  let changed = joined || clipped;
-  const due = compactionDue(config, units.tokens, units.count);
+  let changed = late.length > 0 || clipped;
+  const due = compactionDue(config, units, calibration);
   if (due && config.policy.strategy === 'skip_parts') {
     const shown = items.map((item) => item.kept?.length ?? -1);
     runs = withRun(runs, { before: newestTurn(items, units), through: lastSeq, kinds: config.policy.skipKinds });
@@ -51,36 +61,46 @@ export function settle(input: CutInput): WindowState {
     units = new UnitSet(items, pinnedThrough);
   }
   if (due) {
-    const target = cutTarget(config);
+    const target = cutTarget(config, calibration);
     units.dropUnpinned(target.tokens, target.count);
     // What is pinned goes only where the window would otherwise be due again at once.
-    units.dropPinned(triggerTokens(config), config.policy.limit);
+    units.dropPinned(triggerTokens(config, calibration), config.policy.limit);
     if (units.count > config.policy.limit) shortenNewestUnit(items, units);
   }
   const spanMax = config.policy.strategy === 'manual' ? Number.MAX_SAFE_INTEGER : SPAN_MAX;
   const strippedBefore = runs.reduce((before, run) => Math.max(before, run.before), 0);
+  let bounded = clipped;
   let next = describe({ items, units, window, lastSeq, spanMax, strippedBefore });
   while (next.pinned.length + next.excluded.length > DESCRIPTOR_MAX || lastSeq - next.firstSeq >= spanMax) {
     if (!units.dropOlderHalf()) break;
+    bounded = true;
     next = describe({ items, units, window, lastSeq, spanMax, strippedBefore });
   }
   if (items.some((item) => !item.hidden && !units.keeps(item))) changed = true;
   const lowest = next.pinned[0] ?? next.firstSeq;
   return {
-    ...next,
-    stripped: runs.some((run) => run.before <= lowest) ? runs.filter((run) => run.before > lowest) : runs,
-    stableSinceVersion: changed ? version : window.stableSinceVersion,
+    window: {
+      ...next,
+      stripped: runs.some((run) => run.before <= lowest) ? runs.filter((run) => run.before > lowest) : runs,
+      stableSinceVersion: changed ? version : window.stableSinceVersion,
+    },
+    kind: due ? policyKind(config) : bounded ? 'bounds' : late.length > 0 ? 'late_result' : 'recount',
+    late,
   };
+}
+
+function policyKind({ policy }: ContextConfig): CutKind {
+  return policy.strategy === 'skip_parts' ? 'skip_parts' : 'last_n';
 }
 
 /**
  * Reads the window, but no more than two spans of it. Only a manual window grows beyond that; when its policy then
- * becomes one that cuts, no cut could keep what lies further back.
+ * becomes one that cuts, or its descriptor is full, no cut could keep what lies further back.
  */
 function read(input: CutInput): { items: WindowItem[]; window: WindowState; clipped: boolean } {
-  const { source, window, lastSeq, config, leadingCount } = input;
+  const { source, window, lastSeq, leadingCount } = input;
   const span = 2 * SPAN_MAX;
-  if (config.policy.strategy === 'manual' || lastSeq - window.firstSeq < span) {
+  if (lastSeq - window.firstSeq < span) {
     return { items: readWindow(source, window, lastSeq), window, clipped: false };
   }
   const firstSeq = lastSeq - span + 1;
@@ -99,13 +119,18 @@ function read(input: CutInput): { items: WindowItem[]; window: WindowState; clip
   return { items, window: clipped, clipped: true };
 }
 
-/** Marks everything joined to the `late` seqs. */
-function leaveTogether(items: readonly WindowItem[], late: readonly number[]): boolean {
-  if (late.length === 0) return false;
+/** Marks everything joined to the `late` seqs; answers which log messages that takes out. */
+export function leaveTogether(items: readonly WindowItem[], late: readonly number[]): number[] {
+  const out: number[] = [];
+  if (late.length === 0) return out;
   const leaving = new Set<number>();
   for (const item of items) if (late.includes(item.place)) leaving.add(item.unit);
-  for (const item of items) if (leaving.has(item.unit)) item.gone = true;
-  return leaving.size > 0;
+  for (const item of items) {
+    if (!leaving.has(item.unit)) continue;
+    item.gone = true;
+    if (item.place > 0) out.push(item.place);
+  }
+  return out;
 }
 
 /** Place where the newest turn starts: the last message that begins one, else the newest unit. */

@@ -63,29 +63,45 @@ function isRatio(value: number): boolean {
   return value > 0 && value <= 1;
 }
 
-/** Tokens above which compaction is due and `needs_compaction` is true. */
-export function triggerTokens(config: ContextConfig): number {
-  return config.tokenBudget * config.triggerRatio;
+/** Calibration of a context whose tokens cost what was counted; see usage.ts. */
+export const CALIBRATION_ONE = 1024;
+
+/** What `tokens` counted ones cost. */
+export function usedTokens(tokens: number, calibration: number): number {
+  return Math.ceil((tokens * calibration) / CALIBRATION_ONE);
+}
+
+/** Counted tokens that cost `budget`: a sum of counts is within the one exactly when its cost is within the other. */
+export function countedBudget(budget: number, calibration: number): number {
+  return (budget * CALIBRATION_ONE) / calibration;
+}
+
+/** The settings that say when and how far a window is cut. */
+export type Limits = Pick<ContextConfig, 'tokenBudget' | 'triggerRatio' | 'policy'>;
+
+/** Counted tokens above which compaction is due and `needs_compaction` is true. */
+export function triggerTokens(limits: Limits, calibration: number): number {
+  return countedBudget(limits.tokenBudget * limits.triggerRatio, calibration);
 }
 
 /** Whether an append that leaves the window like this must run the policy. */
-export function compactionDue(config: ContextConfig, tokens: number, count: number): boolean {
-  if (config.policy.strategy === 'manual') return false;
-  return tokens > triggerTokens(config) || count > config.policy.limit;
+export function compactionDue(limits: Limits, window: { readonly tokens: number; readonly count: number }, calibration: number): boolean {
+  if (limits.policy.strategy === 'manual') return false;
+  return window.tokens > triggerTokens(limits, calibration) || window.count > limits.policy.limit;
 }
 
-/** What `needs_compaction` says of a stored window. */
-export function needsCompaction(config: ContextConfig, tokens: number): boolean {
-  return tokens > triggerTokens(config);
+/** What `needs_compaction` says of a stored window of so many counted tokens. */
+export function needsCompaction(limits: Limits, tokens: number, calibration: number): boolean {
+  return tokens > triggerTokens(limits, calibration);
 }
 
 /**
- * What a compaction cuts to. A target_ratio above trigger_ratio (which a later change of the latter can leave behind)
- * counts as equal to it.
+ * What a compaction cuts to, in counted tokens and messages. A target_ratio above trigger_ratio (which a later change of
+ * the latter can leave behind) counts as equal to it.
  */
-export function cutTarget(config: ContextConfig): { readonly tokens: number; readonly count: number } {
-  const { tokenBudget, triggerRatio, policy } = config;
-  if (policy.targetRatio >= triggerRatio) return { tokens: tokenBudget * triggerRatio, count: policy.limit };
-  const tokens = tokenBudget * policy.targetRatio;
+export function cutTarget(limits: Limits, calibration: number): { readonly tokens: number; readonly count: number } {
+  const { tokenBudget, triggerRatio, policy } = limits;
+  if (policy.targetRatio >= triggerRatio) return { tokens: triggerTokens(limits, calibration), count: policy.limit };
+  const tokens = countedBudget(tokenBudget * policy.targetRatio, calibration);
   return { tokens, count: Math.max(1, Math.floor((policy.limit * policy.targetRatio) / triggerRatio)) };
 }

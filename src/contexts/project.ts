@@ -3,11 +3,14 @@
  * changed by it. Units are left out whole, the oldest unpinned first, then what is pinned (the opening of the
  * conversation last of all); the newest unit always stays, alone and flagged where even that is over the budget.
  */
-import { needsCompaction } from './policies.ts';
+import { countedBudget, needsCompaction, usedTokens } from './policies.ts';
+import { readWithin } from './reach.ts';
 import { REPLACEMENT_SPAN, decodeCompaction } from './rows.ts';
 import type { MessageRow } from './rows.ts';
-import { RowSource, UnitSet, readWindow, strip } from './units.ts';
-import type { WindowItem } from './units.ts';
+import { windowAt, windowNow } from './travel.ts';
+import type { NotKept, WindowView } from './travel.ts';
+import { NOTHING_PENDING, RowSource } from './units.ts';
+import type { UnitSet, WindowItem } from './units.ts';
 import type { Rows, WindowState } from './types.ts';
 
 export interface ProjectionQuery {
@@ -42,8 +45,12 @@ export interface Projection {
   readonly version: number;
   readonly configRevision: number;
   readonly elements: readonly ProjectionElement[];
-  /** Sum over the elements. */
+  /** What the elements cost: their sum, calibrated. */
   readonly usedTokens: number;
+  /** The sum over the elements. */
+  readonly countedTokens: number;
+  /** What a counted token costs, in 1/1024. */
+  readonly calibration: number;
   /** Of the stored window, whatever this answer holds. */
   readonly needsCompaction: boolean;
   readonly tokenBudget: number;
@@ -53,38 +60,72 @@ export interface Projection {
   /** The answer costs more than the budget: its newest unit alone does, or the whole was asked for. */
   readonly overBudget: boolean;
   readonly stableSinceVersion: number;
+  /** The answer would take more than ANSWER_BYTES_MAX: it is not given, `elements` is empty. */
+  readonly tooLarge: boolean;
+  /** Messages that should have been looked at and are no longer in storage. Not 0: the answer is not what it was. */
+  readonly missing: number;
 }
 
-const NOTHING_PENDING: ReadonlyMap<number, Uint8Array> = new Map();
+/** Most bytes of message rows that one answer may be made of: more than any provider takes in one request. */
+export const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 
-/** The window of `context` within the query's budget; null when there is no such context. */
+/**
+ * The window of `context` within the query's budget; null when there is no such context. Reads what it shows, and at
+ * most LOOK_BACK_MAX messages more.
+ */
 export function project(rows: Rows, context: string, query: ProjectionQuery): Projection | null {
-  const header = rows.header(context);
-  const config = rows.config(context);
-  if (header === undefined || config === undefined) return null;
-  const { window, lastSeq, leadingCount } = header;
-  const items = readWindow(new RowSource(rows, context, NOTHING_PENDING), window, lastSeq);
-  strip(items, window.stripped, leadingCount);
-  const units = new UnitSet(items, config.policy.pin ? leadingCount : -1);
-  const budget = query.budgetTokens ?? config.tokenBudget;
-  const countBefore = units.count;
-  if (!query.full) {
-    units.dropUnpinned(budget, Number.MAX_SAFE_INTEGER);
-    units.dropPinned(budget, Number.MAX_SAFE_INTEGER);
-  }
+  const view = windowNow(rows, context);
+  return view === null ? null : projectView(rows, context, view, query);
+}
+
+/** The same as the window stood at `version`, with the settings then in force. */
+export function projectAt(rows: Rows, context: string, version: number, query: ProjectionQuery): Projection | NotKept | null {
+  const view = windowAt(rows, context, version);
+  return view === null || 'code' in view ? view : projectView(rows, context, view, query);
+}
+
+/** What an answer shows of a window: its units, less those that were left out. */
+export interface Chosen {
+  readonly units: UnitSet;
+  readonly source: RowSource;
+  /** What the answer may cost. */
+  readonly budget: number;
+}
+
+/** Chooses what fits the query's budget. */
+export function choose(rows: Rows, context: string, view: WindowView, query: ProjectionQuery): Chosen {
+  const { window, lastSeq, leadingCount, settings } = view;
+  const budget = query.budgetTokens ?? settings.tokenBudget;
+  const tokensMax = query.full ? Number.POSITIVE_INFINITY : countedBudget(budget, settings.calibration);
+  const source = new RowSource(rows, context, NOTHING_PENDING, ANSWER_BYTES_MAX);
+  const units = readWithin({ source, window, lastSeq, leadingCount, pin: settings.policy.pin, tokensMax });
+  units.dropUnpinned(tokensMax, Number.MAX_SAFE_INTEGER);
+  units.dropPinned(tokensMax, Number.MAX_SAFE_INTEGER);
+  return { units, source, budget };
+}
+
+export function projectView(rows: Rows, context: string, view: WindowView, query: ProjectionQuery): Projection {
+  const { window, settings } = view;
+  const { calibration } = settings;
+  const { units, source, budget } = choose(rows, context, view, query);
   const elements: ProjectionElement[] = [];
-  for (const item of items) if (units.keeps(item)) elements.push(elementOf(item));
+  if (!source.exhausted) for (const item of units.items) if (units.keeps(item)) elements.push(elementOf(item));
+  const used = usedTokens(units.tokens, calibration);
   return {
-    version: header.version,
-    configRevision: header.configRevision,
+    version: view.version,
+    configRevision: settings.revision,
     elements,
-    usedTokens: units.tokens,
-    needsCompaction: needsCompaction(config, window.tokens),
-    tokenBudget: config.tokenBudget,
-    segments: segmentsOf({ rows, context, window, items, units }),
-    truncated: units.count < countBefore,
-    overBudget: units.tokens > budget,
+    usedTokens: used,
+    countedTokens: units.tokens,
+    calibration,
+    needsCompaction: needsCompaction(settings, window.tokens, calibration),
+    tokenBudget: settings.tokenBudget,
+    segments: segmentsOf({ rows, context, window, units }),
+    truncated: units.count < window.count,
+    overBudget: used > budget,
     stableSinceVersion: window.stableSinceVersion,
+    tooLarge: source.exhausted,
+    missing: source.exhausted ? 0 : source.missing,
   };
 }
 
@@ -97,12 +138,12 @@ interface SegmentsInput {
   readonly rows: Rows;
   readonly context: string;
   readonly window: WindowState;
-  readonly items: readonly WindowItem[];
   readonly units: UnitSet;
 }
 
 /** Runs of messages without a gap; one that skip_parts left nothing of makes none. */
-function segmentsOf({ rows, context, window, items, units }: SegmentsInput): Segment[] {
+function segmentsOf({ rows, context, window, units }: SegmentsInput): Segment[] {
+  const { items } = units;
   const segments: Segment[] = [];
   const first = items.find((item) => units.keeps(item));
   if (first !== undefined && first.place < 0) {

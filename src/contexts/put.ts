@@ -1,9 +1,12 @@
 /** `put`: creates a context or changes its settings. The window is not touched: the next append applies them. */
 import { equalBytes } from './bytes.ts';
+import { EMPTY_WINDOW } from './descriptor.ts';
 import { answer, refuse } from './outcome.ts';
-import { DEFAULT_POLICY, needsCompaction, validSettings } from './policies.ts';
+import { CALIBRATION_ONE, DEFAULT_POLICY, needsCompaction, usedTokens, validSettings } from './policies.ts';
+import { revisionOf, revisionWrites } from './revisions.ts';
 import { encodeConfig, encodeHeader } from './rows.ts';
-import type { Command, ContextConfig, ContextEvent, ContextHeader, Outcome, Policy, Rows, WindowState } from './types.ts';
+import type { Revision } from './revisions.ts';
+import type { Command, ContextConfig, ContextEvent, ContextHeader, Outcome, Policy, Rows } from './types.ts';
 
 /** What a context is created with where `put` does not say. */
 export const DEFAULT_CONFIG: ContextConfig = {
@@ -16,20 +19,6 @@ export const DEFAULT_CONFIG: ContextConfig = {
   ttlSeconds: 0,
 };
 
-const EMPTY_WINDOW: WindowState = {
-  replacementVersion: 0,
-  replacementCount: 0,
-  replacementFirst: 0,
-  replacementExcluded: [],
-  firstSeq: 1,
-  pinned: [],
-  excluded: [],
-  stripped: [],
-  tokens: 0,
-  count: 0,
-  stableSinceVersion: 0,
-};
-
 type Put = Extract<Command, { readonly type: 'put' }>;
 
 /** `stampMs` must not be below the header's updatedAt. */
@@ -40,7 +29,7 @@ export function put(rows: Rows, stampMs: number, command: Put): Outcome {
   if (header === undefined || config === undefined) {
     if (mustExist) return refuse('context_not_found');
     if (ifConfigRevision > 0) return answer({ ok: false, code: 'revision_conflict', expected: ifConfigRevision, found: 0 });
-    return validSettings(settings) ? create(context, stampMs, merged(DEFAULT_CONFIG, settings)) : refuse('invalid_command');
+    return validSettings(settings) ? create(rows, context, stampMs, merged(DEFAULT_CONFIG, settings)) : refuse('invalid_command');
   }
   if (header.status !== 'active') return refuse('context_tombstoned');
   if (ifConfigRevision >= 0 && ifConfigRevision !== header.configRevision) {
@@ -49,10 +38,10 @@ export function put(rows: Rows, stampMs: number, command: Put): Outcome {
   if (!validSettings(settings)) return refuse('invalid_command');
   const next = merged(config, settings);
   if (sameConfig(config, next)) return answer({ ok: true, type: 'put', created: false });
-  return update(context, stampMs, { header, config, next });
+  return update(rows, context, stampMs, { header, config, next });
 }
 
-function create(context: string, stampMs: number, config: ContextConfig): Outcome {
+function create(rows: Rows, context: string, stampMs: number, config: ContextConfig): Outcome {
   const header: ContextHeader = {
     status: 'active',
     version: 0,
@@ -65,29 +54,43 @@ function create(context: string, stampMs: number, config: ContextConfig): Outcom
     window: EMPTY_WINDOW,
     keyedNewest: 0,
     keyedOldest: 1,
+    cutCount: 0,
+    historyFrom: 0,
+    calibration: CALIBRATION_ONE,
+    claim: null,
   };
-  return stored(context, { header, config, created: true, events: [] });
+  return stored(rows, context, { header, config, last: null, created: true, events: [] });
 }
 
-function update(context: string, stampMs: number, change: { header: ContextHeader; config: ContextConfig; next: ContextConfig }): Outcome {
+function update(rows: Rows, context: string, stampMs: number, change: { header: ContextHeader; config: ContextConfig; next: ContextConfig }): Outcome {
   const { config, next } = change;
-  const { version, configRevision, window } = change.header;
+  const { version, configRevision, window, calibration } = change.header;
   const header: ContextHeader = { ...change.header, configRevision: configRevision + 1, updatedAt: stampMs };
-  const usedTokens = window.tokens;
-  const due = needsCompaction(next, usedTokens);
+  const due = needsCompaction(next, window.tokens, calibration);
   const events: ContextEvent[] = [];
   // Listeners learn of a new budget only where it changes what they were told.
-  if (due !== needsCompaction(config, usedTokens)) events.push({ type: 'context', context, version, needsCompaction: due, usedTokens });
-  return stored(context, { header, config: next, created: false, events });
+  if (due !== needsCompaction(config, window.tokens, calibration)) {
+    events.push({ type: 'context', context, version, needsCompaction: due, usedTokens: usedTokens(window.tokens, calibration) });
+  }
+  return stored(rows, context, { header, config: next, last: revisionOf(change.header, config), created: false, events });
 }
 
-function stored(context: string, made: { header: ContextHeader; config: ContextConfig; created: boolean; events: ContextEvent[] }): Outcome {
-  const { header, config, created, events } = made;
+interface Stored {
+  readonly header: ContextHeader;
+  readonly config: ContextConfig;
+  /** The settings before; null for a new context. */
+  readonly last: Revision | null;
+  readonly created: boolean;
+  readonly events: readonly ContextEvent[];
+}
+
+function stored(rows: Rows, context: string, { header, config, last, created, events }: Stored): Outcome {
   return {
     reply: { ok: true, type: 'put', created },
     events,
     writes: [
       { table: 'config', context, key: '', value: encodeConfig(config) },
+      ...revisionWrites(rows, context, last, revisionOf(header, config)),
       { table: 'header', context, key: '', value: encodeHeader(header) },
     ],
     header,

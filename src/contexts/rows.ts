@@ -4,11 +4,18 @@
  * Every row begins with its format; decoding is total and gives null for what is not such a row.
  */
 import { Reader, Writer } from './bytes.ts';
+import { readWindowState, windowSizeHint, writeWindow } from './descriptor.ts';
 import { beginsTurn, readParts, roleKindOf, writeParts } from './parts.ts';
-import { readPolicy, writePolicy } from './policies.ts';
-import type { ContextConfig, ContextHeader, NewMessage, PartInfo, RoleKind, Stripped } from './types.ts';
+import { CALIBRATION_ONE, readPolicy, writePolicy } from './policies.ts';
+import { PartRole } from './types.ts';
+import type { Claim, ContextConfig, ContextHeader, NewMessage, PartInfo, RoleKind } from './types.ts';
 
 const FORMAT = 1;
+/** Since 2: the window's sums after each message, and whether it calls. */
+const MESSAGE_FORMAT = 2;
+/** Since 2: cuts, calibration, claim. */
+const HEADER_FORMAT = 2;
+const NO_BYTES = new Uint8Array(0);
 
 /** Replacement rows are keyed by version and position; a compaction has at most this many. */
 export const REPLACEMENT_SPAN = 2 ** 20;
@@ -45,6 +52,11 @@ export interface MessageRow {
   readonly roleKind: RoleKind;
   /** See parts.ts: a user's message that does more than answer calls. */
   readonly beginsTurn: boolean;
+  /** It holds a call that others may answer. */
+  readonly calls: boolean;
+  /** The stored window's sums once it had grown by this message, before any cut; -1 where an older format has none. */
+  readonly windowTokens: number;
+  readonly windowCount: number;
   /** Number of results that answer a call elsewhere or here. */
   readonly linkCount: number;
   readonly linksStart: number;
@@ -62,21 +74,30 @@ export interface MessageRow {
 
 const GIVEN = 8;
 const BEGINS_TURN = 16;
+const CALLS = 32;
 
-export function encodeMessageRow(
-  message: NewMessage,
-  stored: { readonly version: number; readonly stampMs: number; readonly links: readonly Link[] },
-): Uint8Array {
+/** What a message row holds besides the message itself. */
+export interface StoredWith {
+  readonly version: number;
+  readonly stampMs: number;
+  readonly links: readonly Link[];
+  /** See MessageRow; zeros for a replacement message. */
+  readonly windowTokens: number;
+  readonly windowCount: number;
+}
+
+export function encodeMessageRow(message: NewMessage, stored: StoredWith): Uint8Array {
   const { roleText, idText, partsText, metadataText } = message;
   const textLength = roleText.length + idText.length + partsText.length + metadataText.length;
   const writer = new Writer(64 + textLength + message.parts.length * 24 + stored.links.length * 16);
-  writer.byte(FORMAT);
-  writer.byte(
-    message.roleKind | (message.tokensGiven ? GIVEN : 0) | (beginsTurn(message.roleKind, message.parts) ? BEGINS_TURN : 0),
-  );
+  writer.byte(MESSAGE_FORMAT);
+  const turn = beginsTurn(message.roleKind, message.parts) ? BEGINS_TURN : 0;
+  writer.byte(message.roleKind | (message.tokensGiven ? GIVEN : 0) | turn | (calls(message.parts) ? CALLS : 0));
   writer.uint(stored.version);
   writer.uint(stored.stampMs);
   writer.uint(message.tokens);
+  writer.uint(stored.windowTokens);
+  writer.uint(stored.windowCount);
   writer.uint(stored.links.length);
   for (const link of stored.links) {
     // The low bit says which of the two kinds of place this is.
@@ -97,13 +118,22 @@ export function encodeMessageRow(
   return writer.done();
 }
 
+function calls(parts: readonly PartInfo[]): boolean {
+  for (const part of parts) if (part.role === PartRole.call) return true;
+  return false;
+}
+
+/** Reads format 1 too; there any message may call. */
 export function decodeMessageRow(bytes: Uint8Array): MessageRow | null {
   const reader = new Reader(bytes);
   const format = reader.byte();
+  const older = format === FORMAT;
   const flags = reader.byte();
   const version = reader.uint();
   const stampMs = reader.uint();
   const tokens = reader.uint();
+  const windowTokens = older ? -1 : reader.uint();
+  const windowCount = older ? -1 : reader.uint();
   const linkCount = reader.count();
   const linksStart = reader.at;
   for (let i = 0; i < linkCount && reader.ok; i++) {
@@ -121,7 +151,7 @@ export function decodeMessageRow(bytes: Uint8Array): MessageRow | null {
   const partsStart = metadataStart - partsLength;
   const idStart = partsStart - idLength;
   const roleStart = idStart - roleLength;
-  if (!reader.ok || format !== FORMAT || roleStart < tableStart) return null;
+  if (!reader.ok || (!older && format !== MESSAGE_FORMAT) || roleStart < tableStart) return null;
   return {
     bytes,
     version,
@@ -130,6 +160,9 @@ export function decodeMessageRow(bytes: Uint8Array): MessageRow | null {
     tokensGiven: (flags & GIVEN) !== 0,
     roleKind: roleKindOf(flags & 7),
     beginsTurn: (flags & BEGINS_TURN) !== 0,
+    calls: older || (flags & CALLS) !== 0,
+    windowTokens,
+    windowCount,
     linkCount,
     linksStart,
     tableStart,
@@ -193,9 +226,8 @@ export function decodeConfig(bytes: Uint8Array): ContextConfig | null {
 }
 
 export function encodeHeader(header: ContextHeader): Uint8Array {
-  const { window } = header;
-  const writer = new Writer(64 + (window.pinned.length + window.excluded.length + window.replacementExcluded.length) * 2);
-  writer.byte(FORMAT);
+  const writer = new Writer(80 + windowSizeHint(header.window));
+  writer.byte(HEADER_FORMAT);
   writer.byte(header.status === 'active' ? 0 : 1);
   writer.uint(header.version);
   writer.uint(header.configRevision);
@@ -206,29 +238,21 @@ export function encodeHeader(header: ContextHeader): Uint8Array {
   writer.uint(header.updatedAt);
   writer.uint(header.keyedNewest);
   writer.uint(header.keyedOldest);
-  writer.uint(window.replacementVersion);
-  writer.uint(window.replacementCount);
-  writer.uint(window.replacementFirst);
-  writer.ascending(window.replacementExcluded);
-  writer.uint(window.firstSeq);
-  writer.ascending(window.pinned);
-  writer.ascending(window.excluded);
-  writer.uint(window.tokens);
-  writer.uint(window.count);
-  writer.uint(window.stableSinceVersion);
-  writer.uint(window.stripped.length);
-  for (const run of window.stripped) {
-    writer.uint(run.before);
-    writer.uint(run.through);
-    writer.uint(run.kinds.length);
-    for (const kind of run.kinds) writer.string(kind);
-  }
+  writeWindow(writer, header.window);
+  writer.uint(header.cutCount);
+  writer.uint(header.historyFrom);
+  writer.uint(header.calibration);
+  // No token is empty, so that an empty one says: no claim.
+  writer.bytes(header.claim?.token ?? NO_BYTES);
+  if (header.claim !== null) writer.uint(header.claim.expiresAt);
   return writer.done();
 }
 
+/** Reads format 1 too: what it did not know yet starts at the version it was last written. */
 export function decodeHeader(bytes: Uint8Array): ContextHeader | null {
   const reader = new Reader(bytes);
-  if (reader.byte() !== FORMAT) return null;
+  const format = reader.byte();
+  if (format !== FORMAT && format !== HEADER_FORMAT) return null;
   const status = reader.byte() === 0 ? 'active' : 'tombstoned';
   const version = reader.uint();
   const configRevision = reader.uint();
@@ -239,20 +263,13 @@ export function decodeHeader(bytes: Uint8Array): ContextHeader | null {
   const updatedAt = reader.uint();
   const keyedNewest = reader.uint();
   const keyedOldest = reader.uint();
-  const window = {
-    replacementVersion: reader.uint(),
-    replacementCount: reader.uint(),
-    replacementFirst: reader.uint(),
-    replacementExcluded: reader.ascending(),
-    firstSeq: reader.uint(),
-    pinned: reader.ascending(),
-    excluded: reader.ascending(),
-    tokens: reader.uint(),
-    count: reader.uint(),
-    stableSinceVersion: reader.uint(),
-    stripped: readStripped(reader),
-  };
-  if (!reader.ok || !reader.atEnd) return null;
+  const window = readWindowState(reader);
+  const older = format === FORMAT;
+  const cutCount = older ? 0 : reader.uint();
+  const historyFrom = older ? version : reader.uint();
+  const calibration = older ? CALIBRATION_ONE : reader.uint();
+  const claim = older ? null : readClaim(reader);
+  if (!reader.ok || !reader.atEnd || calibration === 0) return null;
   return {
     status,
     version,
@@ -265,20 +282,17 @@ export function decodeHeader(bytes: Uint8Array): ContextHeader | null {
     window,
     keyedNewest,
     keyedOldest,
+    cutCount,
+    historyFrom,
+    calibration,
+    claim,
   };
 }
 
-function readStripped(reader: Reader): Stripped[] {
-  const count = reader.count();
-  const stripped: Stripped[] = [];
-  for (let i = 0; i < count && reader.ok; i++) {
-    const before = reader.uint();
-    const through = reader.uint();
-    const kinds: string[] = [];
-    for (let left = reader.count(); left > 0 && reader.ok; left--) kinds.push(reader.string());
-    stripped.push({ before, through, kinds });
-  }
-  return stripped;
+function readClaim(reader: Reader): Claim | null {
+  const token = reader.bytes();
+  // Copied: a cached header must not hold on to the bytes of a whole log entry.
+  return token.length === 0 ? null : { token: token.slice(), expiresAt: reader.uint() };
 }
 
 /** The record of one `compact` call, kept for ever. Automatic compaction leaves none. */

@@ -109,6 +109,14 @@ export interface WindowState {
   readonly stableSinceVersion: number;
 }
 
+/** Who may compact just now: a summariser that asked first. */
+export interface Claim {
+  /** Random bytes stamped by the proposer; whoever shows them holds the claim. */
+  readonly token: Uint8Array;
+  /** Milliseconds since the epoch; the claim is live while stamps are below it. */
+  readonly expiresAt: number;
+}
+
 /** Counters of a context; rewritten by every change, so it stays small. */
 export interface ContextHeader {
   readonly status: ContextStatus;
@@ -125,6 +133,13 @@ export interface ContextHeader {
   /** Keyed writes so far, and the oldest still remembered: the bounds of the idempotency ring. */
   readonly keyedNewest: number;
   readonly keyedOldest: number;
+  /** Cuts so far, numbered from 1: the `cut` rows. */
+  readonly cutCount: number;
+  /** Windows can be told from this version on: 0, or where a context of an older format began to keep cuts. */
+  readonly historyFrom: number;
+  /** What a counted token costs at the provider, in 1/1024 (see usage.ts). */
+  readonly calibration: number;
+  readonly claim: Claim | null;
 }
 
 /**
@@ -139,7 +154,10 @@ export type Table =
   | 'compaction' // key version
   | 'openCall' // key: call id. Where its calls are that have no result yet, and the one answered last
   | 'keyed' // key: idempotency key. Digest of the body, first answer
-  | 'keyedRing'; // key: ring position. The idempotency key, for expiry
+  | 'keyedRing' // key: ring position. The idempotency key, for expiry
+  | 'cut' // key: number of the cut, from 1. What changed the window other than by growing, and what it was before
+  | 'revision' // key: config revision. The settings that shape windows, and the version from which they were in force
+  | 'answers'; // key: answersKey(place). Where a message's calls were answered from afar
 export type RowKey = number | string;
 
 export interface Write {
@@ -186,6 +204,24 @@ export type Command =
       readonly ifVersion: number;
       /** 0: nothing of the log stays in the window. */
       readonly keepFromSeq: number;
+      /** Token of the claim under which the replacement was made; absent without one. */
+      readonly claim?: Uint8Array;
+    }
+  | {
+      /** Asks for the sole right to compact; with the token that holds it already, extends it. */
+      readonly type: 'claim';
+      readonly context: string;
+      /** 0 gives the claim back. */
+      readonly ttlSeconds: number;
+      /** CLAIM_TOKEN_BYTES random bytes made by the proposer. */
+      readonly token: Uint8Array;
+    }
+  | {
+      /** What the provider counted for the window of `version`. */
+      readonly type: 'usage';
+      readonly context: string;
+      readonly version: number;
+      readonly inputTokens: number;
     }
   | { readonly type: 'tombstone'; readonly context: string };
 
@@ -202,11 +238,16 @@ export type Reply =
     }
   | { readonly ok: true; readonly type: 'compact'; readonly version: number }
   | { readonly ok: true; readonly type: 'tombstone' }
+  | { readonly ok: true; readonly type: 'claim'; /** 0: given back. */ readonly expiresAt: number }
+  | { readonly ok: true; readonly type: 'usage'; /** In 1/1024. */ readonly calibration: number; readonly changed: boolean }
   | { readonly ok: false; readonly code: 'context_not_found' | 'context_tombstoned' | 'idempotency_conflict' | 'invalid_command' }
   | { readonly ok: false; readonly code: 'conflict'; readonly expected: number; readonly found: number }
   | { readonly ok: false; readonly code: 'revision_conflict'; readonly expected: number; readonly found: number }
   | { readonly ok: false; readonly code: 'invalid_keep_from_seq'; readonly lastSeq: number }
-  | { readonly ok: false; readonly code: 'model_mismatch'; readonly model: string };
+  | { readonly ok: false; readonly code: 'model_mismatch'; readonly model: string }
+  | { readonly ok: false; readonly code: 'claim_held'; /** Milliseconds since the epoch. */ readonly expiresAt: number }
+  /** No window can be told for the version asked for: it lies ahead, or before `from`. */
+  | { readonly ok: false; readonly code: 'version_not_kept'; readonly from: number; readonly version: number };
 
 /** What changed, for streams and metrics; who acts on it is wired in node.ts. */
 export type ContextEvent =

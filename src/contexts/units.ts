@@ -1,8 +1,9 @@
 /**
  * A window read into memory: its messages in order, which of them form a unit (calls together with all their results,
- * or a message alone), what skip_parts leaves of each. Reading happens at a compaction and for an answer, never for an
+ * or a message alone), what skip_parts leaves of each. Reading happens at a cut and for an answer, never for an
  * append that merely adds. cut.ts and project.ts choose among the units; what is chosen and why is theirs.
  */
+import { answersKey, decodeAnswers } from './answers.ts';
 import { decodeMessageRow, replacementKey, rowLinks, rowParts } from './rows.ts';
 import type { Link, MessageRow, Place } from './rows.ts';
 import type { PartInfo, Rows, Stripped, WindowState } from './types.ts';
@@ -32,21 +33,51 @@ export class WindowItem {
   }
 }
 
-/** Reads message rows, among them those that the command at work has made and not yet stored. */
+/** Rows that the command at work has made and not yet stored. */
+export interface Pending {
+  readonly messages: ReadonlyMap<Place, Uint8Array>;
+  /** By answersKey. */
+  readonly answers: ReadonlyMap<number, Uint8Array>;
+}
+
+export const NOTHING_PENDING: Pending = { messages: new Map(), answers: new Map() };
+
+/** Reads message rows, among them pending ones, and keeps count of what it read. */
 export class RowSource {
+  /** Bytes of all rows handed out. */
+  bytes = 0;
+  /** Rows that the window names and storage no longer has, or that lie beyond bytesMax. */
+  missing = 0;
   readonly #rows: Rows;
   readonly #context: string;
-  readonly #pending: ReadonlyMap<Place, Uint8Array>;
+  readonly #pending: Pending;
+  readonly #bytesMax: number;
 
-  constructor(rows: Rows, context: string, pending: ReadonlyMap<Place, Uint8Array>) {
+  constructor(rows: Rows, context: string, pending: Pending, bytesMax = Number.MAX_SAFE_INTEGER) {
     this.#rows = rows;
     this.#context = context;
     this.#pending = pending;
+    this.#bytesMax = bytesMax;
+  }
+
+  /** More was asked for than may be read: from then on every message is null. */
+  get exhausted(): boolean {
+    return this.bytes > this.#bytesMax;
   }
 
   message(place: Place): MessageRow | null {
-    const bytes = this.#pending.get(place) ?? this.#stored(place);
-    return bytes === undefined ? null : decodeMessageRow(bytes);
+    const bytes = this.exhausted ? undefined : (this.#pending.messages.get(place) ?? this.#stored(place));
+    const row = bytes === undefined ? null : decodeMessageRow(bytes);
+    if (row === null) this.missing++;
+    else this.bytes += row.bytes.length;
+    return row;
+  }
+
+  /** Seqs of the far answers to the calls of the message at `place` (see answers.ts). */
+  answers(place: Place): readonly number[] {
+    const key = answersKey(place);
+    const bytes = this.#pending.answers.get(key) ?? this.#rows.get('answers', this.#context, key);
+    return bytes === undefined ? [] : decodeAnswers(bytes);
   }
 
   #stored(place: Place): Uint8Array | undefined {
@@ -60,10 +91,31 @@ export class RowSource {
 export function inWindow(window: WindowState, place: Place): boolean {
   if (place < 0) {
     const position = -place - replacementKey(window.replacementVersion, 0);
-    if (window.replacementVersion === 0 || position >= window.replacementCount) return false;
-    return position >= window.replacementFirst && !window.replacementExcluded.includes(position);
+    if (window.replacementVersion === 0 || position < window.replacementFirst || position >= window.replacementCount) return false;
+    return !holds(window.replacementExcluded, position);
   }
-  return place >= window.firstSeq ? !window.excluded.includes(place) : window.pinned.includes(place);
+  return place >= window.firstSeq ? !holds(window.excluded, place) : holds(window.pinned, place);
+}
+
+/** Binary search. */
+function holds(ascending: readonly number[], value: number): boolean {
+  let low = 0;
+  let high = ascending.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((ascending[middle] ?? 0) < value) low = middle + 1;
+    else high = middle;
+  }
+  return ascending[low] === value;
+}
+
+/** Places of the replacement messages that are still in the window, in order. */
+export function replacementPlaces(window: WindowState): Place[] {
+  const places: Place[] = [];
+  for (let position = window.replacementFirst; position < window.replacementCount; position++) {
+    if (!holds(window.replacementExcluded, position)) places.push(-replacementKey(window.replacementVersion, position));
+  }
+  return places;
 }
 
 /**
@@ -79,9 +131,7 @@ export function readWindow(source: RowSource, window: WindowState, lastSeq: numb
     indexOf.set(place, items.length);
     items.push(new WindowItem(place, row, items.length));
   };
-  for (let position = window.replacementFirst; position < window.replacementCount; position++) {
-    if (!window.replacementExcluded.includes(position)) add(-replacementKey(window.replacementVersion, position));
-  }
+  for (const place of replacementPlaces(window)) add(place);
   for (const seq of window.pinned) add(seq);
   let nextExcluded = 0;
   for (let seq = window.firstSeq; seq <= lastSeq; seq++) {
@@ -92,8 +142,8 @@ export function readWindow(source: RowSource, window: WindowState, lastSeq: numb
   return items;
 }
 
-/** Union-find in which the root of a unit is always its first item. */
-function joinUnits(items: readonly WindowItem[], indexOf: ReadonlyMap<Place, number>): void {
+/** Forms the units of `items`, each of which must be its own. Union-find in which the root of a unit is always its first item. */
+export function joinUnits(items: readonly WindowItem[], indexOf: ReadonlyMap<Place, number>): void {
   const rootOf = (index: number): number => {
     let root = index;
     for (let item = items[root]; item !== undefined && item.unit !== root; item = items[root]) root = item.unit;
@@ -249,6 +299,15 @@ export class UnitSet {
    */
   needs(item: WindowItem): boolean {
     return !item.gone && this.#dropped[item.unit] !== true && (this.#count[item.unit] ?? 0) > 0;
+  }
+
+  isPinned(unit: number): boolean {
+    return this.#pinned[unit] === true;
+  }
+
+  /** Of its shown messages. */
+  tokensOf(unit: number): number {
+    return this.#tokens[unit] ?? 0;
   }
 
   isDropped(unit: number): boolean {

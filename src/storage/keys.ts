@@ -31,6 +31,9 @@ const TABLE_CODE: Record<Table, number> = {
   openCall: 6,
   keyed: 7,
   keyedRing: 8,
+  cut: 9,
+  revision: 10,
+  answers: 11,
 };
 
 export const GROUP_MAX = 0xffff;

@@ -3,7 +3,7 @@
  * version is exactly one message, one compaction or the tombstone, so a reader knows which versions it has and which
  * are gone. Synchronous: a chunk and the header it was read against are of one moment.
  */
-import { needsCompaction } from '../contexts/policies.ts';
+import { needsCompaction, usedTokens } from '../contexts/policies.ts';
 import { decodeCompaction, decodeMessageRow } from '../contexts/rows.ts';
 import type { MessageRow } from '../contexts/rows.ts';
 import type { ContextHeader, Rows } from '../contexts/types.ts';
@@ -63,8 +63,8 @@ export class LogReplay {
       frames.push(tombstonedFrame(tombstone));
       return { frames, state: 'ended' };
     }
-    const { tokens } = header.window;
-    frames.push(contextFrame(header.version, needsCompaction(config, tokens), tokens));
+    const { calibration, window } = header;
+    frames.push(contextFrame(header.version, needsCompaction(config, window.tokens, calibration), usedTokens(window.tokens, calibration)));
     return { frames, state: 'current' };
   }
 

@@ -3,12 +3,17 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { decodeCommand, encodeCommand, setStamp, stampOf } from '../../src/contexts/commands.ts';
+import { decodeAnswers, encodeAnswers } from '../../src/contexts/answers.ts';
+import { decodeCut, encodeCut } from '../../src/contexts/cuts.ts';
+import type { CutRecord } from '../../src/contexts/cuts.ts';
 import { decodeKeyed, encodeKeyed } from '../../src/contexts/idempotency.ts';
 import { classifyPart } from '../../src/contexts/pairs.ts';
 import { decodeCompaction, decodeConfig, decodeHeader, decodeMessageRow, encodeConfig, encodeHeader, encodeMessageRow, rowLinks, rowParts } from '../../src/contexts/rows.ts';
+import { decodeRevision, encodeRevision } from '../../src/contexts/revisions.ts';
+import type { Revision } from '../../src/contexts/revisions.ts';
 import { PartRole } from '../../src/contexts/types.ts';
-import type { Command, ContextHeader, NewMessage, PartInfo } from '../../src/contexts/types.ts';
-import { append, message, text, textOf } from './contexts-fixture.ts';
+import type { Command, ContextHeader, NewMessage, PartInfo, WindowState } from '../../src/contexts/types.ts';
+import { MemoryRows, append, message, put, text, textOf } from './contexts-fixture.ts';
 
 const count = fc.oneof(fc.nat(200), fc.maxSafeNat());
 const bytes = fc.uint8Array({ maxLength: 300 });
@@ -84,8 +89,31 @@ const command: fc.Arbitrary<Command> = fc.oneof(
     ifVersion: guard,
     keepFromSeq: count,
   }),
+  fc.record({
+    type: fc.constant('compact'),
+    context: words,
+    replacement: fc.array(newMessage, { maxLength: 1 }),
+    ifVersion: guard,
+    keepFromSeq: count,
+    claim: bytes,
+  }),
+  fc.record({ type: fc.constant('claim'), context: words, ttlSeconds: count, token: bytes }),
+  fc.record({ type: fc.constant('usage'), context: words, version: count, inputTokens: count }),
 );
 const ascending = fc.uniqueArray(fc.nat(100_000), { maxLength: 20 }).map((values) => values.sort((a, b) => a - b));
+const windowState: fc.Arbitrary<WindowState> = fc.record({
+  replacementVersion: count,
+  replacementCount: count,
+  replacementFirst: count,
+  replacementExcluded: ascending,
+  firstSeq: count,
+  pinned: ascending,
+  excluded: ascending,
+  stripped: fc.array(fc.record({ before: count, through: count, kinds: fc.array(words, { maxLength: 3 }) }), { maxLength: 4 }),
+  tokens: count,
+  count,
+  stableSinceVersion: count,
+});
 const header: fc.Arbitrary<ContextHeader> = fc.record({
   status: fc.constantFrom('active', 'tombstoned'),
   version: count,
@@ -97,20 +125,29 @@ const header: fc.Arbitrary<ContextHeader> = fc.record({
   updatedAt: count,
   keyedNewest: count,
   keyedOldest: count,
-  window: fc.record({
-    replacementVersion: count,
-    replacementCount: count,
-    replacementFirst: count,
-    replacementExcluded: ascending,
-    firstSeq: count,
-    pinned: ascending,
-    excluded: ascending,
-    stripped: fc.array(fc.record({ before: count, through: count, kinds: fc.array(words, { maxLength: 3 }) }), { maxLength: 4 }),
-    tokens: count,
-    count,
-    stableSinceVersion: count,
-  }),
+  window: windowState,
+  cutCount: count,
+  historyFrom: count,
+  calibration: fc.integer({ min: 1, max: 10_000 }),
+  claim: fc.option(fc.record({ token: fc.uint8Array({ minLength: 1, maxLength: 16 }), expiresAt: count })),
 });
+const cut: fc.Arbitrary<CutRecord> = fc.record({
+  kind: fc.constantFrom('compact', 'last_n', 'skip_parts', 'late_result', 'bounds', 'recount'),
+  version: count,
+  stampMs: count,
+  configRevision: count,
+  lastSeq: count,
+  fromSeq: count,
+  toSeq: count,
+  replacementCount: count,
+  late: ascending,
+  countAfter: count,
+  tokensAfter: count,
+  before: windowState,
+});
+const revision: fc.Arbitrary<Revision> = config.chain(({ tokenBudget, triggerRatio, policy, model }) =>
+  fc.record({ revision: count, sinceVersion: count, calibration: count }).map((rest) => ({ tokenBudget, triggerRatio, policy, model, ...rest })),
+);
 
 /** fast-check makes objects without a prototype; only the values matter here. */
 const plain = (value: unknown): unknown => structuredClone(value);
@@ -165,37 +202,57 @@ describe('rows as bytes', () => {
   it('messages keep texts, parts and links', () => {
     const link = fc.record({ part: fc.nat(1000), target: fc.integer({ min: -(2 ** 31), max: 2 ** 31 }), targetPart: fc.nat(1000) });
     fc.assert(
-      fc.property(newMessage, fc.array(link, { maxLength: 5 }), count, count, (given, links, version, stampMs) => {
-        const row = decodeMessageRow(encodeMessageRow(given, { version, stampMs, links })) ?? assert.fail();
-        const cut = (start: number, end: number): Uint8Array => row.bytes.slice(start, end);
-        assert.deepEqual(cut(row.roleStart, row.roleEnd), given.roleText);
-        assert.deepEqual(cut(row.idStart, row.idEnd), given.idText);
-        assert.deepEqual(cut(row.partsStart, row.partsEnd), given.partsText);
-        assert.deepEqual(cut(row.metadataStart, row.metadataEnd), given.metadataText);
+      fc.property(newMessage, fc.array(link, { maxLength: 5 }), count, count, count, (given, links, version, stampMs, tokens) => {
+        const row = decodeMessageRow(encodeMessageRow(given, { version, stampMs, links, windowTokens: tokens, windowCount: 7 })) ?? assert.fail();
+        const slice = (start: number, end: number): Uint8Array => row.bytes.slice(start, end);
+        assert.deepEqual(slice(row.roleStart, row.roleEnd), given.roleText);
+        assert.deepEqual(slice(row.idStart, row.idEnd), given.idText);
+        assert.deepEqual(slice(row.partsStart, row.partsEnd), given.partsText);
+        assert.deepEqual(slice(row.metadataStart, row.metadataEnd), given.metadataText);
         assert.deepEqual(rowParts(row), plain(given.parts));
         assert.deepEqual(rowLinks(row), plain(links.map((l) => ({ ...l, target: l.target === 0 ? 0 : l.target }))));
         assert.deepEqual([row.version, row.stampMs, row.tokens, row.tokensGiven], [version, stampMs, given.tokens, given.tokensGiven]);
+        assert.deepEqual([row.windowTokens, row.windowCount], [tokens, 7]);
+        assert.equal(row.calls, given.parts.some((info) => info.role === PartRole.call));
       }),
     );
   });
 
   it('part offsets find the part in the text', () => {
-    const row = decodeMessageRow(encodeMessageRow(message('user', [text('é'), text('b')]), { version: 1, stampMs: 1, links: [] })) ?? assert.fail();
+    const row = decodeMessageRow(encodeMessageRow(message('user', [text('é'), text('b')]), { version: 1, stampMs: 1, links: [], windowTokens: 0, windowCount: 0 })) ?? assert.fail();
     const second = rowParts(row)[1] ?? assert.fail();
     assert.equal(textOf(row.bytes, row.partsStart + second.start, row.partsStart + second.end), '{"type":"text","text":"b"}');
   });
 
-  it('headers, configs and keyed answers come back as they were', () => {
+  it('headers, configs, cuts, revisions, answers and keyed answers come back as they were', () => {
+    fc.assert(fc.property(cut, (given) => assert.deepEqual(plain(decodeCut(encodeCut(given))), plain(given))));
+    fc.assert(fc.property(revision, (given) => assert.deepEqual(plain(decodeRevision(encodeRevision(given))), plain(given))));
+    fc.assert(fc.property(ascending, (given) => assert.deepEqual(decodeAnswers(encodeAnswers(given)), given)));
     fc.assert(fc.property(header, (given) => assert.deepEqual(plain(decodeHeader(encodeHeader(given))), plain(given))));
     fc.assert(fc.property(config, (given) => assert.deepEqual(plain(decodeConfig(encodeConfig(given))), plain(given))));
     const keyed = fc.record({ position: count, stampMs: count, digest: bytes, firstSeq: count, firstVersion: count, tokens: fc.array(count) });
     fc.assert(fc.property(keyed, (given) => assert.deepEqual(plain(decodeKeyed(encodeKeyed(given))), plain(given))));
   });
 
+  it('rows of format 1 are read: no sums, no cuts, history from where they end', () => {
+    const now = encodeMessageRow(message('user', [text()]), { version: 3, stampMs: 9, links: [], windowTokens: 0, windowCount: 0 });
+    // Format 2 put the two sums, here a byte each, behind version, stamp and tokens.
+    const old = decodeMessageRow(Uint8Array.from([1, ...now.slice(1, 5), ...now.slice(7)])) ?? assert.fail();
+    assert.deepEqual([old.version, old.stampMs, old.tokens, old.windowTokens, old.windowCount, old.calls], [3, 9, 10, -1, -1, true]);
+    assert.equal(textOf(old.bytes, old.partsStart, old.partsEnd), '[{"type":"text","text":"hello"}]');
+    const header = new MemoryRows();
+    header.run(put());
+    header.run(append([message('user', [text()])]));
+    const bytes = header.stored.get('header|c|') ?? assert.fail();
+    // What format 2 added stands at the end: cuts 0, history 0, calibration 1024 in two bytes, no claim.
+    const older = decodeHeader(Uint8Array.from([1, ...bytes.slice(1, -5)])) ?? assert.fail();
+    assert.deepEqual(older, { ...header.head, historyFrom: 1 });
+  });
+
   it('garbage is null or a row, never an exception', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 200 }), (garbage) => {
-        const row = Uint8Array.from([1, ...garbage]);
+        const row = Uint8Array.from([1 + ((garbage[0] ?? 0) % 2), ...garbage]);
         const decoded = decodeMessageRow(row);
         if (decoded !== null) {
           rowLinks(decoded);
@@ -205,6 +262,9 @@ describe('rows as bytes', () => {
         decodeConfig(row);
         decodeCompaction(row);
         decodeKeyed(row);
+        decodeCut(row);
+        decodeRevision(row);
+        decodeAnswers(row);
       }),
       { numRuns: 2000 },
     );
