@@ -6,7 +6,11 @@ import { VARIABLES } from '../../src/config.ts';
 import type { Variable } from '../../src/config.ts';
 import { ERROR_STATUS } from '../../src/errors.ts';
 import { OPERATION_QUERY } from '../../src/http/schemas.ts';
+import { MEDIA_PART_TOKENS, NESTED_MEDIA_CHARS } from '../../src/ingest/estimate.ts';
+import { TOKEN_COUNT_MAX } from '../../src/ingest/messages.ts';
+import { SLICE_BYTES } from '../../src/contexts/tokens.ts';
 import { createMetrics } from '../../src/metrics.ts';
+import { encodingOf } from '../../src/tokens/models.ts';
 import { startApp } from './http-double.ts';
 
 const ROOT = new URL('../../', import.meta.url);
@@ -68,8 +72,21 @@ function labelsOf(metric: unknown): string {
   return names.map((name) => `\`${String(name)}\``).join(', ');
 }
 
+test('docs/tokens.md states the figures and the part types of the code', () => {
+  const text = page('docs/tokens.md');
+  const code = page('src/ingest/estimate.ts');
+  const media = /MEDIA_TYPES: ReadonlySet<unknown> = new Set\(\[(.*)\]\)/.exec(code)?.[1]?.replaceAll("'", '`') ?? '';
+  assert.ok(media.split(', ').length > 5);
+  assert.ok(text.includes(`| ${media} | ${MEDIA_PART_TOKENS}, whatever it holds |`));
+  assert.ok(text.includes(`longer than ${NESTED_MEDIA_CHARS} characters counts ${MEDIA_PART_TOKENS}`));
+  assert.ok(text.includes(`longer than ${SLICE_BYTES.toLocaleString('en')} bytes`));
+  assert.ok(text.includes(`0 to ${TOKEN_COUNT_MAX.toLocaleString('en')}`));
+  for (const model of ['gpt-4', 'gpt-4-turbo', 'gpt-35-turbo-0613', 'text-embedding-3-small', 'ft:gpt-4:org::id']) assert.equal(encodingOf(model), 'cl100k_base', model);
+  for (const model of ['gpt-4o', 'gpt-4.1', 'some-other-vendor']) assert.equal(encodingOf(model), 'o200k_base', model);
+});
+
 test('links between pages lead somewhere', () => {
-  for (const from of ['README.md', 'CHANGELOG.md', 'docs/GLOSSARY.md', 'docs/ARCHITECTURE.md', 'docs/api/rest.md', 'docs/operations/configuration.md', 'docs/operations/metrics.md']) {
+  for (const from of ['README.md', 'CHANGELOG.md', 'docs/GLOSSARY.md', 'docs/ARCHITECTURE.md', 'docs/api/rest.md', 'docs/operations/configuration.md', 'docs/operations/metrics.md', 'docs/tokens.md']) {
     for (const [, target = ''] of page(from).matchAll(/\]\(([^)#]+)[^)]*\)/g)) {
       if (target.startsWith('http')) continue;
       assert.ok(existsSync(new URL(target, new URL(from, ROOT))), `${from} links to ${target}`);
