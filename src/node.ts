@@ -80,6 +80,8 @@ export class Node {
   /** Peers whose disks are below the soft mark. */
   private readonly lowOnSpace = new Set<NodeId>();
   private closing = false;
+  /** Streams passed on to other nodes so far; they take turns. */
+  private relayed = 0;
 
   /**
    * Starts a node and resolves when it listens; readiness comes later (GET /health/ready).
@@ -460,12 +462,13 @@ export class Node {
     return { status: founding.state, reason: founding.missing().join('; ') };
   }
 
-  /** host:port of the other nodes with a replica of the group, those with a live link first. */
+  /** host:port of the other nodes with a replica of the group, those with a live link first, each in its turn. */
   private addressesOf(group: GroupId): string[] {
-    return this.router.hostsOf(group).flatMap((name) => {
-      const node = name === this.identity.name ? undefined : this.topology?.nodes.find((known) => known.name === name);
-      return node === undefined ? [] : [node.address];
-    });
+    const nodes = this.router.hostsOf(group).filter((name) => name !== this.identity.name);
+    const live = nodes.filter((name) => this.links.isUp(name));
+    const first = this.relayed++ % Math.max(1, live.length);
+    const inTurn = [...live.slice(first), ...live.slice(0, first), ...nodes.filter((name) => !this.links.isUp(name))];
+    return inTurn.flatMap((name) => this.topology?.nodes.find((known) => known.name === name)?.address ?? []);
   }
 
   private address(): string {
