@@ -33,7 +33,7 @@ export async function until(what: string, condition: () => boolean | Promise<boo
   }
 }
 
-/** What becomes of a request: delivered, never delivered, or delivered and its answer lost. */
+/** What becomes of a request: delivered, never delivered, or delivered and its answer lost with the link. */
 export type Fate = 'deliver' | 'swallow' | 'lose answer';
 
 class MeshNetwork implements PeerNetwork {
@@ -77,6 +77,7 @@ class MeshNetwork implements PeerNetwork {
       try {
         this.mesh.running(to)?.answer(kind, copy, (answer) => {
           if (fate === 'deliver') setImmediate(settle, null, answer);
+          else setImmediate(settle, 'lost', null);
         });
       } catch {
         settle('remote_error', null);

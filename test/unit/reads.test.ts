@@ -274,6 +274,17 @@ describe('reads between nodes', () => {
     assert.ok(performance.now() - started < 1500);
     mesh.heal();
     await mesh.leader(GROUP);
+    // One that says so itself is passed over as well.
+    const head = Buffer.from(JSON.stringify({ etag: '', notModified: false, appliedIndex: null, error: { code: 'raft_unavailable', message: 'alone', fields: {} } }));
+    const host = mesh.node(stranger.router.hostsOf(GROUP)[0] ?? '');
+    let asked = 0;
+    host.answering = (_kind, _body, reply) => {
+      asked++;
+      reply(Buffer.concat([Buffer.from([0, 0, 0, head.length]), head]));
+    };
+    await stranger.store.get('c', 'linearizable');
+    assert.equal(asked, 1);
+    host.answering = null;
   });
 
   it('an answer that is none sends the asker on at once', async () => {

@@ -169,12 +169,18 @@ describe('snapshot transfer', () => {
 
   it('closing answers every transfer, under way or in line, and nothing touches the store afterwards', async () => {
     instead = () => 500;
-    const transfers = Promise.allSettled(Array.from({ length: GROUPS }, (_, group) => fetch(group)));
+    let answered = 0;
+    for (let group = 0; group < GROUPS; group++) {
+      receiver.fetch(group, 'source', 1, (error) => {
+        assert.ok(error !== null);
+        answered++;
+      });
+    }
     await until('transfers to be under way', () => asked.length >= FETCHES_MAX);
     const started = performance.now();
     await receiver.close();
     assert.ok(performance.now() - started < 2000);
-    for (const { status } of await transfers) assert.equal(status, 'rejected');
+    assert.equal(answered, GROUPS);
     await assert.rejects(fetch(0), /closing/);
   });
 
