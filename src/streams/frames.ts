@@ -63,8 +63,6 @@ export class Batch {
   /** Version of the first message, compaction or tombstone; 0 when there is only news about the window. */
   readonly firstChange: number;
   readonly lastVersion: number;
-  /** Bytes of JSON. */
-  readonly bytes: number;
   /** The context has ended, and the stream with it. */
   readonly isEnd: boolean;
   private readonly encoded = new Map<string, Buffer>();
@@ -73,13 +71,8 @@ export class Batch {
   constructor(frames: readonly Frame[]) {
     this.frames = frames;
     let firstChange = 0;
-    let bytes = 0;
-    for (const frame of frames) {
-      if (firstChange === 0 && isChange(frame.kind)) firstChange = frame.version;
-      bytes += frame.json.length;
-    }
+    for (const { kind, version } of frames) if (firstChange === 0 && isChange(kind)) firstChange = version;
     this.firstChange = firstChange;
-    this.bytes = bytes;
     const last = frames[frames.length - 1];
     this.lastVersion = last?.version ?? 0;
     this.isEnd = last?.kind === 'tombstoned';
@@ -184,8 +177,8 @@ export function textFrame(json: Buffer): Buffer {
 
 const PEER_HEAD_BYTES = 9;
 
-/** What another node sent as `peer`. Throws RangeError for something else. */
-export function decodePeerFrame(bytes: Buffer): { json: Buffer; version: number; isLast: boolean } {
-  if (bytes.length < PEER_HEAD_BYTES) throw new RangeError('a stream frame of a peer is too short');
+/** What another node sent as `peer`; null for something else. */
+export function decodePeerFrame(bytes: Buffer): { json: Buffer; version: number; isLast: boolean } | null {
+  if (bytes.length <= PEER_HEAD_BYTES) return null;
   return { isLast: bytes[0] === 1, version: bytes.readDoubleBE(1), json: bytes.subarray(PEER_HEAD_BYTES) };
 }

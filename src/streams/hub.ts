@@ -98,7 +98,8 @@ export class StreamHub {
 
   constructor(source: HubSource) {
     this.source = source;
-    this.ticker = setInterval(() => this.tick(performance.now()), TICK_MS);
+    // Timers run before what has arrived is read: a client must not be judged by a stall of this process.
+    this.ticker = setInterval(() => setImmediate(() => this.tick(performance.now())), TICK_MS);
     this.ticker.unref();
   }
 
@@ -249,13 +250,13 @@ export class StreamHub {
 
   private deliverTo(stream: Stream, { batch, ordinal }: Delivery): void {
     if (stream.state === 'filling') {
-      if (stream.wasCurrent) stream.behindBytes += batch.bytes;
+      if (stream.wasCurrent) stream.behindBytes += batch.encode(stream.sink.encoding, stream.withMessages).length;
       return;
     }
     if (stream.state === 'ended' || ordinal < stream.followsFrom) return;
     // Whatever went wrong before, a client never sees a hole or a repetition.
     const fits = batch.firstChange === 0 ? batch.lastVersion === stream.cursor : batch.firstChange === stream.cursor + 1;
-    if (!fits || stream.sink.bufferedBytes > BUFFERED_BYTES_MAX) return this.fallBack(stream, batch.bytes);
+    if (!fits || stream.sink.bufferedBytes > BUFFERED_BYTES_MAX) return this.fallBack(stream, batch.encode(stream.sink.encoding, stream.withMessages).length);
     this.send(stream, batch);
     if (batch.isEnd) this.end(stream, CloseCode.normal, 'the context has ended');
   }

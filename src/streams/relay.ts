@@ -58,7 +58,9 @@ function readRefusal(response: IncomingMessage, done: (outcome: DialOutcome) => 
 function refusalOf(status: number, body: Buffer): ApiError {
   try {
     const value: unknown = JSON.parse(body.toString('utf8'));
-    if (typeof value === 'object' && value !== null && 'error' in value && 'message' in value && isErrorCode(value.error) && value.error !== 'unauthorized') {
+    // `unauthorized` and `not_found` speak of this node's own request, not of the client's.
+    const isOwn = (code: ErrorCode): boolean => code === 'unauthorized' || code === 'not_found';
+    if (typeof value === 'object' && value !== null && 'error' in value && 'message' in value && isErrorCode(value.error) && !isOwn(value.error)) {
       return new ApiError(value.error, String(value.message));
     }
   } catch {
@@ -127,9 +129,10 @@ export class Relay {
   }
 
   private pass(data: Buffer): void {
-    const { json, version, isLast } = decodePeerFrame(data);
+    const frame = decodePeerFrame(data);
+    if (frame === null) return this.end(CloseCode.restart, 'the node that serves this context speaks another version');
     const out: Uint8Array[] = [];
-    encodeFrame(out, this.sink.encoding, json, { version, isLast });
+    encodeFrame(out, this.sink.encoding, frame.json, frame);
     this.sink.write(Buffer.concat(out));
     if (this.sink.bufferedBytes <= BUFFERED_BYTES_MAX || this.pausedSinceMs > 0) return;
     this.pausedSinceMs = performance.now();

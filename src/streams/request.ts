@@ -14,7 +14,8 @@ export interface StreamRequest {
 }
 
 const CLIENT_PATH = /^\/v1\/contexts\/([^/?#]*)\/stream$/;
-export const PEER_STREAM_PATH = '/_peer/stream';
+/** Ends in the version of what travels there: frames of the encoding `peer`. */
+export const PEER_STREAM_PATH = '/_peer/stream/1';
 /** Above any version there can be, and exact in a double. */
 const CURSOR = /^\d{1,15}$/;
 

@@ -79,10 +79,8 @@ export class StreamServer {
     this.options = options;
     this.hub = new StreamHub(options);
     this.server.on('wsClientError', (error, socket) => refuse(socket, new ApiError('invalid_request', `This is not a WebSocket handshake: ${error.message}.`, { path: 'Upgrade' })));
-    this.ticker = setInterval(() => {
-      const now = performance.now();
-      for (const relay of this.relays) if (relay.tick(now)) this.relaysEvicted++;
-    }, TICK_MS);
+    // Behind what has arrived, as in the hub.
+    this.ticker = setInterval(() => setImmediate(() => this.tick(performance.now())), TICK_MS);
     this.ticker.unref();
   }
 
@@ -272,6 +270,10 @@ export class StreamServer {
 
   private leave(socket: Duplex): void {
     this.connections.delete(socket);
+  }
+
+  private tick(nowMs: number): void {
+    for (const relay of this.relays) if (relay.tick(nowMs)) this.relaysEvicted++;
   }
 
   private known(error: unknown, request: IncomingMessage): ApiError {

@@ -426,7 +426,7 @@ describe('five nodes, each with three fifths of the contexts, and a key', () => 
       assert.deepEqual([status, json['error'], answered['www-authenticate']], [401, 'unauthorized', 'Bearer']);
       assert.equal((await call(`${urls[0]}/v1/contexts/nobody/stream`, 'GET', undefined, { accept: 'text/event-stream', ...headers })).status, 401);
     }
-    assert.equal((await refusal(`${urls[0]}/_peer/stream?context=nobody`, KEY)).status, 401, 'a client key opens no peer connection');
+    assert.equal((await refusal(`${urls[0]}/_peer/stream/1?context=nobody`, KEY)).status, 401, 'a client key opens no peer connection');
   });
 
   test('every node serves every context over both transports, in order, and passes on the end', async () => {

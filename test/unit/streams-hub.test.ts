@@ -37,7 +37,7 @@ class RecordingSink implements Sink {
     this.written.push(bytes);
     if (this.isStalled) this.bufferedBytes += bytes.length;
     this.mostBufferedBytes = Math.max(this.mostBufferedBytes, this.bufferedBytes);
-    for (const payload of webSocketPayloads(bytes)) this.frames.push(JSON.parse(decodePeerFrame(payload).json.toString()) as Frame);
+    for (const payload of webSocketPayloads(bytes)) this.frames.push(JSON.parse(decodePeerFrame(payload)?.json.toString() ?? '') as Frame);
   }
 
   drain(): void {
@@ -168,6 +168,7 @@ describe('one sequence without a hole or a repetition', () => {
         const versions = sink.frames.map(({ version }) => version);
         assert.deepEqual(versions, versions.toSorted((a, b) => a - b), 'versions never go back');
         assert.equal(sink.frames.at(-1)?.type, 'context', 'the last word is how the window is now');
+        assert.deepEqual(sink.frames.at(-1), streams[0]?.sink.frames.at(-1), 'told live or read from storage, it is the same');
       }
     });
   }
