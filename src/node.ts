@@ -28,6 +28,7 @@ import { bearerAuth } from './http/auth.ts';
 import type { LogFields, Logger, NodeLogger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
 import { createMetrics, type Metrics, type NodeSample } from './metrics.ts';
+import type { OtlpTraces } from './otlp.ts';
 import { DamageError } from './storage/checksum.ts';
 import { Storage } from './storage/store.ts';
 import { Store } from './store.ts';
@@ -64,6 +65,7 @@ export class Node {
   private readonly store: Store;
   private readonly listing: Listing;
   private readonly counter: TokenCounter;
+  private readonly traces: OtlpTraces | null;
   private readonly sender: SnapshotSender;
   private readonly receiver: SnapshotReceiver;
   private readonly health: Health;
@@ -99,7 +101,9 @@ export class Node {
       const identity = await openIdentity(storage.facts, config.nodeName);
       logger.setNode(identity.name);
       const counter = await TokenCounter.open({ defaultModel: config.tokenModel });
-      node = new Node({ config, logger, storage, identity, counter, fatal });
+      // Loaded only where it is wanted.
+      const traces = config.otlpEndpoint === null ? null : new (await import('./otlp.ts')).OtlpTraces(config.otlpEndpoint, identity.name);
+      node = new Node({ config, logger, storage, identity, counter, traces, fatal });
       await node.listen();
       return node;
     } catch (error) {
@@ -109,14 +113,15 @@ export class Node {
     }
   }
 
-  private constructor(parts: { config: Config; logger: Logger; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; fatal: (error: Error) => void }) {
-    const { config, logger, storage, identity, counter } = parts;
+  private constructor(parts: { config: Config; logger: Logger; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; fatal: (error: Error) => void }) {
+    const { config, logger, storage, identity, counter, traces } = parts;
     this.config = config;
     this.logger = logger;
     this.fatal = parts.fatal;
     this.storage = storage;
     this.identity = identity;
     this.counter = counter;
+    this.traces = traces;
     this.keys = new PeerKeys({ clusterSecrets: config.clusterSecrets, apiKeys: config.apiKeys });
     const clusterId = (): string => this.founding?.record?.clusterId ?? identity.clusterId;
     const ledger = PeerLedger.open({
@@ -162,7 +167,7 @@ export class Node {
       {
         storage,
         transport: this.links,
-        machine: this.machine,
+        machine: traces === null ? this.machine : traces.timed(this.machine),
         snapshots: this.receiver,
         directory: {
           node: (group, replica) => this.nodesByGroup[group]?.get(replica),
@@ -179,6 +184,7 @@ export class Node {
       isReadOnly: (group) => this.isReadOnly(group),
       topology: () => this.topology,
       onApplied: (ms) => this.metrics.commitDuration.observe(ms),
+      traces,
       now: Date.now,
     });
     this.store = new Store({
@@ -237,6 +243,7 @@ export class Node {
     await serverClosed;
     this.host.stop();
     await this.counter.close();
+    await this.traces?.close();
     await this.storage.close();
   }
 
@@ -261,6 +268,7 @@ export class Node {
       health: this.health,
       cluster: { describe: async () => describeCluster({ topology: this.topology, host: this.host, network: this.links, self: identity.name, damaged: this.damaged() }) },
       metrics: this.metrics,
+      traces: this.traces,
       config,
       logger,
       peerRoutes: this.founding.routes(),

@@ -74,6 +74,25 @@ export interface PeerNetwork {
   up(): readonly string[];
 }
 
+/** Traces of commands, where they are wanted. Every span is ended exactly once. */
+export interface CommandTraces {
+  /** A command of a caller on this node sets out for its leader. */
+  propose(group: number): ProposeSpan;
+  /** A command has come to its leader, this node. `parent`: ProposeSpan.context of the node it came from. */
+  lead(group: number, parent: Uint8Array): LeadSpan;
+}
+
+export interface ProposeSpan {
+  /** What travels with the command, at most 255 bytes; null if this one is not traced. */
+  readonly context: Uint8Array | null;
+  end(outcome: string): void;
+}
+
+export interface LeadSpan {
+  /** Told in the turn in which the command was applied, if it was. */
+  end(outcome: string): void;
+}
+
 export interface PeerEvents {
   onFrame(from: string, frame: Uint8Array): void;
   /** Answer by calling `reply` once, now or later; throwing answers remote_error. */

@@ -8,7 +8,7 @@ import type { GroupId, NodeId } from '../../raft/types.ts';
 import { TOPOLOGY_GROUP } from '../constants.ts';
 import { setStamp } from '../contexts/commands.ts';
 import { ApiError } from '../errors.ts';
-import { RequestKind, type PeerNetwork } from './ports.ts';
+import { RequestKind, type CommandTraces, type PeerNetwork } from './ports.ts';
 import type { Topology } from './topology.ts';
 
 /** How long a waiting request sleeps before it looks for a leader again, if no leader change wakes it first. */
@@ -34,6 +34,7 @@ export interface RouterOptions {
   readonly topology: () => Topology | null;
   /** Milliseconds from a proposal on its leader, here, until it was applied here. */
   readonly onApplied?: (ms: number) => void;
+  readonly traces?: CommandTraces | null;
   readonly now: () => number;
 }
 
@@ -120,12 +121,15 @@ export class Router {
       /** Where the last try was told to go. */
       let redirect: NodeId | null = null;
       let redirects = 0;
+      const span = this.options.traces?.propose(group) ?? null;
+      const trace = span?.context ?? null;
       const finish = (error: ApiError | null, reply: unknown): void => {
         if (settled) return;
         settled = true;
         this.underWay--;
         this.underWayBytes -= command.length;
         clearTimeout(timer);
+        span?.end(error === null ? 'applied' : error.code);
         if (error === null) resolve(reply);
         else reject(error);
       };
@@ -161,8 +165,8 @@ export class Router {
         tried = redirect ?? this.leaderNode(group);
         if (tried === null) return sleep();
         pending = true;
-        if (tried === this.options.self) this.proposeHere(group, command, urgency, onOutcome);
-        else this.proposeThere(tried, group, command, urgency, onOutcome);
+        if (tried === this.options.self) this.proposeHere({ group, command, urgency, trace }, onOutcome);
+        else this.proposeThere(tried, { group, command, urgency, trace }, onOutcome);
       };
       attempt();
     });
@@ -199,21 +203,21 @@ export class Router {
     });
   }
 
-  /** Answers RequestKind.propose of another node: u16 group, u8 urgency, command. */
+  /** Answers RequestKind.propose of another node, in the form of encodeProposal. */
   answerPropose(body: Uint8Array, reply: (answer: Uint8Array) => void): void {
-    if (body.length < 4) throw new RangeError('propose request too short');
-    const group = (body[0] ?? 0) * 256 + (body[1] ?? 0);
     const send = (outcome: WireOutcome): void => reply(encoder.encode(JSON.stringify(outcome)));
-    // Copied: the frame's buffer is reused by nobody, but a command lives as long as its log entry and must not pin a frame.
-    this.proposeHere(group, body.slice(3), body[2] === 1 ? 'essential' : 'normal', send);
+    this.proposeHere(decodeProposal(body), send);
   }
 
-  private proposeHere(group: GroupId, command: Uint8Array, urgency: Urgency, done: (outcome: WireOutcome) => void): void {
+  private proposeHere(proposal: Proposal, done: (outcome: WireOutcome) => void): void {
+    const { group, command, urgency, trace } = proposal;
     // Only the leader's disk speaks for the group: one that is asked by mistake sends the caller on.
     if (urgency === 'normal' && this.host.isLeader(group) && this.options.isReadOnly(group)) return done({ status: 'not_applied', reason: 'read_only', leaderNode: null });
     if (group !== TOPOLOGY_GROUP) setStamp(command, this.options.now());
+    const span = trace === null ? null : (this.options.traces?.lead(group, trace) ?? null);
     const started = performance.now();
     this.host.propose(group, command, (outcome: ProposeOutcome) => {
+      span?.end(outcome.status === 'applied' ? 'applied' : outcome.reason);
       switch (outcome.status) {
         case 'applied':
           this.options.onApplied?.(performance.now() - started);
@@ -226,12 +230,8 @@ export class Router {
     });
   }
 
-  private proposeThere(node: NodeId, group: GroupId, command: Uint8Array, urgency: Urgency, done: (outcome: WireOutcome) => void): void {
-    const body = new Uint8Array(3 + command.length);
-    body[0] = group >> 8;
-    body[1] = group & 255;
-    body[2] = urgency === 'essential' ? 1 : 0;
-    body.set(command, 3);
+  private proposeThere(node: NodeId, proposal: Proposal, done: (outcome: WireOutcome) => void): void {
+    const body = encodeProposal(proposal);
     this.network.request(node, RequestKind.propose, body, this.options.timeoutMs, (failure, answer) => {
       switch (failure) {
         case null:
@@ -279,6 +279,47 @@ export class Router {
 }
 
 /** Whatever a peer answers is an outcome: what cannot be read says nothing about the command, so that is unknown. */
+/** A command on its way to its leader. */
+interface Proposal {
+  readonly group: GroupId;
+  readonly command: Uint8Array;
+  readonly urgency: Urgency;
+  /** The trace it belongs to, if it is traced. */
+  readonly trace: Uint8Array | null;
+}
+
+const ESSENTIAL = 1;
+const TRACED = 2;
+
+/** u16 group, u8 flags, if it is traced u8 length and the trace, command. */
+function encodeProposal({ group, command, urgency, trace }: Proposal): Uint8Array {
+  const start = trace === null ? 3 : 4 + trace.length;
+  const body = new Uint8Array(start + command.length);
+  body[0] = group >> 8;
+  body[1] = group & 255;
+  body[2] = (urgency === 'essential' ? ESSENTIAL : 0) | (trace === null ? 0 : TRACED);
+  if (trace !== null) {
+    body[3] = trace.length;
+    body.set(trace, 4);
+  }
+  body.set(command, start);
+  return body;
+}
+
+/** Throws RangeError. */
+function decodeProposal(body: Uint8Array): Proposal {
+  const flags = body[2] ?? 0;
+  const start = (flags & TRACED) === 0 ? 3 : 4 + (body[3] ?? 0);
+  if (body.length <= start) throw new RangeError('propose request too short');
+  return {
+    group: (body[0] ?? 0) * 256 + (body[1] ?? 0),
+    // Copied: the frame's buffer is reused by nobody, but a command lives as long as its log entry and must not pin a frame.
+    command: body.slice(start),
+    urgency: (flags & ESSENTIAL) === 0 ? 'normal' : 'essential',
+    trace: start === 3 ? null : body.slice(4, start),
+  };
+}
+
 function decodeOutcome(answer: Uint8Array | null): WireOutcome {
   const value = parsed(answer);
   if (typeof value === 'object' && value !== null && 'status' in value) {

@@ -7,13 +7,14 @@
 import swagger from '@fastify/swagger';
 import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
 import fastify from 'fastify';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { ApiError } from '../errors.ts';
 import { invalidJson } from '../ingest/scanner.ts';
 import { bearerAuth } from './auth.ts';
 import { answerClientError, JSON_TYPE, sendError, unsupportedMediaType } from './errors.ts';
 import { rawBody } from './input.ts';
 import { allowOrigins, limitRate } from './limits.ts';
+import type { RequestSpan, RequestTraces } from './ports.ts';
 import { mountApi, mountNodeRoutes, toJson } from './routes.ts';
 import type { RouteDeps } from './routes.ts';
 import { COMPONENTS } from './schemas.ts';
@@ -31,6 +32,7 @@ export interface AppDeps extends RouteDeps {
   readonly mount?: (app: FastifyInstance) => void;
   /** More calls under /v1, with its keys and limits (streams). */
   readonly mountApi?: (api: FastifyInstance) => void;
+  readonly traces?: RequestTraces | null;
   /** Instead of RECEIVE. */
   readonly receive?: Receive;
 }
@@ -92,6 +94,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   const auth = bearerAuth(config.apiKeys);
   app.register(
     async (api) => {
+      if (deps.traces != null) traceRequests(api, deps.traces);
       // Before the keys are looked at, so that guesses count; hooks run in the order of their registration.
       if (config.rateLimit !== null) await limitRate(api, config.rateLimit, auth);
       if (auth.required) api.addHook('onRequest', async (request) => auth.check(request.headers.authorization));
@@ -111,6 +114,24 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   });
   await app.ready();
   return app;
+}
+
+function traceRequests(api: FastifyInstance, traces: RequestTraces): void {
+  const spans = new WeakMap<FastifyRequest, RequestSpan>();
+  api.addHook('onRequest', (request, reply, done) => {
+    const { params, headers } = request;
+    const contextId = typeof params === 'object' && params !== null && 'id' in params && typeof params.id === 'string' ? params.id : null;
+    const span = traces.begin({ method: request.method, route: request.routeOptions.url ?? '', contextId, traceparent: typeof headers['traceparent'] === 'string' ? headers['traceparent'] : undefined });
+    spans.set(request, span);
+    reply.raw.once('close', () => span.end(reply.raw.statusCode, reply.raw.writableFinished));
+    done();
+  });
+  // Only here: a body arrives in events that know nothing of the request they belong to.
+  api.addHook('preHandler', (request, _reply, done) => {
+    const span = spans.get(request);
+    if (span === undefined) done();
+    else span.run(done);
+  });
 }
 
 /** Bodies are taken as bytes, and only JSON in UTF-8; what they mean is for the code that validates them. */

@@ -102,3 +102,24 @@ export interface ClusterApi {
   /** The answer of GET /v1/cluster. */
   describe(): Promise<unknown>;
 }
+
+/** Traces of requests, where they are wanted. */
+export interface RequestTraces {
+  begin(request: TracedRequest): RequestSpan;
+}
+
+export interface TracedRequest {
+  readonly method: string;
+  /** As it was registered, with its parameters' names. */
+  readonly route: string;
+  readonly contextId: string | null;
+  /** The header of the caller, as sent. */
+  readonly traceparent: string | undefined;
+}
+
+export interface RequestSpan {
+  /** Runs what handles the request; what that causes is traced under it. */
+  run(work: () => void): void;
+  /** Called once. `isComplete`: the answer went out whole. */
+  end(status: number, isComplete: boolean): void;
+}
