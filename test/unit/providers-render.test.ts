@@ -1,7 +1,7 @@
 /** What each provider is sent for what was stored: one behaviour a test, in the words of docs/usage/providers.md. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { MemoryRows, append, compact, message, put } from './contexts-fixture.ts';
+import { MemoryRows, append, compact, message, policy, put } from './contexts-fixture.ts';
 import type { Part } from './contexts-fixture.ts';
 import { LAYOUTS, pairOf } from './providers-histories.ts';
 import { requestOf } from './providers-rules.ts';
@@ -263,6 +263,18 @@ describe('calls and results', () => {
     assert.equal(request('openai', ...stored).messages[2]?.['content'], 'The call was not approved and did not run: too dear');
   });
 
+  it('a result counts more than the denial before it', () => {
+    const pay: Part = { type: 'tool-call', toolCallId: 'a', toolName: 'pay', input: {} };
+    const denied: Stored[] = [asked, ['assistant', pay, { type: 'tool-approval-request', approvalId: 'p', toolCallId: 'a' }], ['tool', { type: 'tool-approval-response', approvalId: 'p', approved: false }]];
+    assert.equal(request('openai', ...denied, ['tool', { type: 'tool-result', toolCallId: 'a', toolName: 'pay', output: { type: 'text', value: 'refused' } }]).messages[2]?.['content'], 'refused');
+  });
+
+  it("a search's encrypted pages are left out, its hits stay", () => {
+    const hit = { type: 'web_search_result', title: 't', url: 'https://example.com' };
+    const stored: Stored[] = [asked, ['assistant', { type: 'server_tool_use', id: 's', name: 'web_search', input: { query: 'q' } }, { type: 'web_search_tool_result', tool_use_id: 's', content: [{ ...hit, encrypted_content: 'zzz' }] }]];
+    assert.equal(request('openai', ...stored).messages[2]?.['content'], JSON.stringify([hit]));
+  });
+
   it('what is said after an unanswered call in one message goes before the call where the provider demands it', () => {
     const [, answer] = request('anthropic', asked, ['assistant', toolCall('a'), said('calling')], ['tool', toolResult('a')]).messages;
     assert.deepEqual(answer?.['content'], [
@@ -313,6 +325,19 @@ describe('turns', () => {
     assert.equal(request('openai', asked, ['assistant', toolCall('a')], ['tool', toolResult('a', '')]).messages[2]?.['content'], '(empty result)');
   });
 
+  it('what skip_parts took out of the window is not rendered', () => {
+    const rows = new MemoryRows();
+    rows.run(put({ tokenBudget: 100, triggerRatio: 1, policy: policy({ strategy: 'skip_parts', targetRatio: 1, skipKinds: ['tool', 'reasoning'] }) }));
+    rows.run(append([message('user', [said('hi')]), message('assistant', [said('looking'), toolCall('a'), { type: 'reasoning', text: 'hm' }]), message('tool', [toolResult('a')])]));
+    rows.run(append([message('user', [said('and?')], { each: 70 })]));
+    assert.equal(rows.shown(), '1,2[0],4');
+    assert.deepEqual(requestOf(renderFor('openai', rows.window().elements)).messages, [
+      { role: 'user', content: 'hi' },
+      { role: 'assistant', content: 'looking' },
+      { role: 'user', content: 'and?' },
+    ]);
+  });
+
   it('half a surrogate pair becomes U+FFFD, whole pairs and backslashes stay', () => {
     const odd = '\\ud800 \ud800 😀';
     assert.equal(request('openai', ['user', said(odd)]).messages[0]?.['content'], '\\ud800 \ufffd 😀');
@@ -345,6 +370,7 @@ describe('thinking', () => {
       { type: 'text', text: 'so' },
     ]);
     assert.deepEqual(request('anthropic', asked, ['assistant', { type: 'thinking', thinking: 'unsigned' }, said('so')]).messages[1]?.['content'], [{ type: 'text', text: 'so' }]);
+    assert.deepEqual(request('anthropic', asked, ['assistant', { type: 'reasoning', text: 'signed elsewhere', signature: 'other' }, said('so')]).messages[1]?.['content'], [{ type: 'text', text: 'so' }]);
     assert.equal(request('anthropic', asked, ['assistant', thought]).messages.length, 1, 'thinking that led to nothing');
     assert.deepEqual(request('anthropic', asked, ['assistant', said('first')], ['assistant', thought, said('so')]).messages[1]?.['content'], [
       { type: 'text', text: 'first' },
@@ -425,6 +451,11 @@ describe('images and files', () => {
         },
       },
     ]);
+  });
+
+  it('a medium in a result that OpenAI cannot take is named in the result', () => {
+    const result: Part = { type: 'tool_result', tool_use_id: 'a', content: [{ type: 'image', source: { type: 'base64', media_type: 'image/tiff', data: 'SUkqAA==' } }] };
+    assert.deepEqual(request('openai', asked, ['assistant', toolCall('a')], ['user', result]).messages.slice(2), [{ role: 'tool', tool_call_id: 'a', content: '[image not shown: image/tiff]' }]);
   });
 
   it('what a provider cannot take is named, text files are read out', () => {
