@@ -172,7 +172,7 @@ interface Operation {
 }
 
 const REFERENCE = (name: string): Schema => ({ $ref: `${name}#` });
-const READ_ERRORS: readonly ErrorCode[] = ['invalid_request', 'invalid_context_id', 'unauthorized', 'context_not_found', 'raft_unavailable', 'timeout', 'internal'];
+const READ_ERRORS: readonly ErrorCode[] = ['invalid_request', 'invalid_context_id', 'unauthorized', 'context_not_found', 'rate_limited', 'raft_unavailable', 'timeout', 'internal'];
 const WRITE_ERRORS: readonly ErrorCode[] = [...READ_ERRORS, 'invalid_json', 'context_tombstoned', 'payload_too_large', 'unsupported_media_type', 'overloaded', 'read_only'];
 
 /** Query parameters an operation takes: what `Query.read` is given and what the document shows. */
@@ -193,7 +193,7 @@ export const OPERATIONS = {
     byId: false,
     query: OPERATION_QUERY.listContexts,
     success: { 200: closed({ contexts: { type: 'array', items: REFERENCE('Context') }, next_cursor: { type: ['string', 'null'] } }) },
-    errors: ['invalid_request', 'unauthorized', 'overloaded', 'raft_unavailable', 'internal'],
+    errors: ['invalid_request', 'unauthorized', 'rate_limited', 'overloaded', 'raft_unavailable', 'internal'],
   }),
   putContext: describe({
     id: 'putContext',
@@ -298,7 +298,7 @@ export const OPERATIONS = {
     tag: 'cluster',
     summary: 'Nodes and groups as this node sees them',
     success: { 200: { ...anyObject, properties: { cluster_id: { type: 'string' }, coordinator: { type: ['string', 'null'] }, nodes: { type: 'array' }, groups: { type: 'array' } } } },
-    errors: ['invalid_request', 'unauthorized', 'raft_unavailable', 'internal'],
+    errors: ['invalid_request', 'unauthorized', 'rate_limited', 'raft_unavailable', 'internal'],
   }),
   live: describe({ id: 'live', tag: 'node', summary: 'The process answers', success: { 200: closed({ status: { type: 'string' } }) }, errors: [] }),
   ready: describe({
