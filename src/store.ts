@@ -97,7 +97,7 @@ export class Store implements StoreApi {
   async compact(id: string, body: Buffer): Promise<{ body: Buffer }> {
     const parsed = parseCompact(body, this.options.limits);
     if (parsed.claim !== null) throw new ApiError('invalid_request', 'claim is not available in this version: leave it out.', { path: 'claim' });
-    // The command carries no model that apply could check, so the model is read as any client would read it: a count
+    // The command carries no model that apply could check, so the model is read like a client reads it: a count
     // must not depend on which node was asked.
     const current = await this.config(id);
     if (current === null) throw contextNotFound(id);
