@@ -56,7 +56,7 @@ test('lines are answered to a client that asks for them and not for JSON', async
   assert.deepEqual([head.statusCode, head.body, head.headers['content-type']], [200, '', 'application/x-ndjson']);
 });
 
-test('what fails before the first message is answered as any call', async (t) => {
+test('what fails before the first message is answered like other calls', async (t) => {
   const { app, store } = await startApp();
   t.after(() => app.close());
   store.failure = new ApiError('context_not_found', 'none');
