@@ -1,6 +1,6 @@
 /** Turns -> `system` and `messages` (ModelMessage[]) of the AI SDK's generateText and streamText. */
 import { fileText } from './content.ts';
-import { mediaNote } from './conversation.ts';
+import { OPENING, mediaNote } from './conversation.ts';
 import type { AssistantItem, AssistantTurn, Call, Content, MediaContent, Output, ReasoningContent, Rendering, Turn } from './conversation.ts';
 import { CallIds } from './ids.ts';
 import { quote } from './json.ts';
@@ -24,7 +24,7 @@ class AiSdkWriter {
   add(turn: Turn): void {
     switch (turn.role) {
       case 'system':
-        this.system.push(...turn.texts);
+        for (const text of turn.texts) this.system.push(text);
         break;
       case 'user':
         this.messages.push(`{"role":"user","content":${oneOrMany(turn.content, turn.content.map(userPart))}}`);
@@ -59,6 +59,8 @@ class AiSdkWriter {
       }
     }
     if (parts.length === 0) return;
+    // Some of the providers behind the SDK want the user first.
+    if (this.messages.length === 0) this.messages.push(`{"role":"user","content":${quote(OPENING)}}`);
     this.messages.push(`{"role":"assistant","content":${oneOrMany(items, parts)}}`);
     if (results.length > 0) this.messages.push(`{"role":"tool","content":[${results.join(',')}]}`);
   }

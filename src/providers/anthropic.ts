@@ -1,13 +1,10 @@
 /** Turns -> `system` and `messages` of Anthropic's Messages API: roles alternate, the user is first. */
 import { fileText } from './content.ts';
-import { isBlank, mediaNote, withoutTrailingSpace } from './conversation.ts';
+import { OPENING, isBlank, mediaNote, withoutTrailingSpace } from './conversation.ts';
 import type { AssistantTurn, Call, Content, MediaContent, ReasoningContent, Rendering, Turn } from './conversation.ts';
 import { CallIds, toolName } from './ids.ts';
 import { quote } from './json.ts';
 import { contentOf, outcomeOf } from './tools.ts';
-
-/** Opens a request whose first turn is the assistant's. */
-const OPENING = '[The conversation shown begins with the assistant.]';
 
 /** System text of the whole window goes to `system`, in order, one block a message text. */
 export function toAnthropic(turns: readonly Turn[]): Rendering {
@@ -96,7 +93,7 @@ class AnthropicWriter {
       this.#messages.push(last);
       this.#beganThinking = role === 'assistant' && this.#thinking.length > 0;
     }
-    if (role === 'assistant' && this.#beganThinking) last.blocks.push(...this.#thinking);
+    if (role === 'assistant' && this.#beganThinking) for (const thought of this.#thinking) last.blocks.push(thought);
     this.#thinking = [];
     last.blocks.push(block);
   }

@@ -109,9 +109,18 @@ export function isBlank(text: string): boolean {
 /** `text` without white space at its end. */
 export function withoutTrailingSpace(text: string): string {
   let end = text.length;
-  while (end > 0 && isBlank(text.charAt(end - 1))) end -= 1;
+  while (end > 0) {
+    const unit = text.charCodeAt(end - 1);
+    // Only what is not plain ASCII needs the pattern.
+    if (unit > 0x20 && (unit < 0x7f || !BLANK.test(text.charAt(end - 1)))) break;
+    if (unit < 0x20 && !BLANK.test(text.charAt(end - 1))) break;
+    end -= 1;
+  }
   return text.slice(0, end);
 }
+
+/** Opens a request whose first turn is the assistant's, for providers that want the user first. */
+export const OPENING = '[The conversation shown begins with the assistant.]';
 
 export function textContent(text: string): TextContent {
   return { type: 'text', text, options: '' };

@@ -40,7 +40,7 @@ export function readCall(part: StoredPart, id: string): Call {
 function nameOf(kind: string, fields: JsonObject): string {
   for (const field of NAME_FIELDS) {
     const name = fields[field];
-    if (typeof name === 'string' && name !== '') return name;
+    if (typeof name === 'string' && !isBlank(name)) return name;
   }
   // UI parts carry the name in their type; the built-in tools of the Responses API are named by theirs.
   if (kind.startsWith('tool-') && kind !== 'tool-call' && kind.length > 'tool-'.length) return kind.slice('tool-'.length);

@@ -106,7 +106,7 @@ export const CURIOSITIES: readonly Part[] = [
 const ODD_CALLS: readonly ((id: string) => Part)[] = [
   (id) => ({ type: 'tool_call', toolCallId: id }),
   (id) => ({ type: 'tool_call', toolCallId: id, name: 'bad name! '.repeat(20), input: 'not json' }),
-  (id) => ({ type: 'tool_call', toolCallId: id, name: '', input: [1, 2] }),
+  (id) => ({ type: 'tool_call', toolCallId: id, name: ' ', input: [1, 2] }),
   (id) => ({ type: 'tool_call', toolCallId: id, name: 'deep', arguments: '['.repeat(200) }),
   (id) => ({ type: 'tool_call', toolCallId: id, name: 'deeper', arguments: `${'{"a":'.repeat(200)}1${'}'.repeat(200)}` }),
   (id) => ({ type: 'function', id, function: { name: 'half', arguments: '{"cut": "of' } }),

@@ -4,10 +4,11 @@ import { existsSync, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { modelMessageSchema } from 'ai';
-import { MemoryRows, append, message, policy, put } from './contexts-fixture.ts';
+import { MemoryRows, append, message, policy, put, textOf } from './contexts-fixture.ts';
 import type { Part } from './contexts-fixture.ts';
 import { anyHistory, properTurn } from './providers-histories.ts';
 import { assertAiSdk, assertAnthropic, assertOpenAI, requestOf } from './providers-rules.ts';
+import { rowParts } from '../../src/contexts/rows.ts';
 import { PROVIDERS, membersOf, renderFor } from '../../src/providers/rendering.ts';
 import type { Provider } from '../../src/providers/rendering.ts';
 import type { WindowElement } from '../../src/providers/arrange.ts';
@@ -41,6 +42,27 @@ describe('windows of generated conversations', () => {
         }
       }),
       { numRuns: 150 },
+    );
+  });
+
+  it('hold everything that was said or called in what the window shows', () => {
+    fc.assert(
+      fc.property(anyHistory, fc.nat(400), (history, budget) => {
+        const rows = new MemoryRows();
+        for (const command of history) rows.run(command);
+        for (const { elements } of [rows.window(null, true), rows.window(budget)]) {
+          const marks = elements.flatMap(({ row, kept }) =>
+            rowParts(row)
+              .filter((_, index) => kept === null || kept.includes(index))
+              .flatMap(({ start, end }) => textOf(row.bytes, row.partsStart + start, row.partsStart + end).match(/\bm\d+\b/g) ?? []),
+          );
+          for (const provider of PROVIDERS) {
+            const shown = new Set(membersOf(renderFor(provider, elements)).match(/\bm\d+\b/g));
+            assert.deepEqual(marks.filter((mark) => !shown.has(mark)), [], provider);
+          }
+        }
+      }),
+      { numRuns: 100 },
     );
   });
 

@@ -300,14 +300,18 @@ describe('turns', () => {
     ]);
   });
 
-  it('Anthropic roles alternate and the user opens', () => {
-    assert.deepEqual(anthropic(['assistant', said('welcome ')], ['assistant', said('how?')], asked, asked), [
+  it('Anthropic roles alternate and the user opens, as for the AI SDK', () => {
+    assert.deepEqual(aiSdk(['assistant', said('welcome')]), [
+      { role: 'user', content: '[The conversation shown begins with the assistant.]' },
+      { role: 'assistant', content: 'welcome' },
+    ]);
+    assert.deepEqual(anthropic(['assistant', said('welcome \u0085\u001c\u2003\n')], ['assistant', said('how?\u0001')], asked, asked), [
       { role: 'user', content: [{ type: 'text', text: '[The conversation shown begins with the assistant.]' }] },
       {
         role: 'assistant',
         content: [
           { type: 'text', text: 'welcome' },
-          { type: 'text', text: 'how?' },
+          { type: 'text', text: 'how?\u0001' },
         ],
       },
       {

@@ -277,6 +277,7 @@ function anthropicAssistant(blocks: readonly Fields[], ids: Ids): Set<string> {
 /** The order the AI SDK demands; its schemas judge the shapes (providers-judges.test.ts). */
 export function assertAiSdk({ system, messages }: Request): void {
   if (system !== undefined) said(system, 'system');
+  if (messages.length > 0) assert.equal(messages[0]?.['role'], 'user', 'the user is first');
   const ids = new Ids();
   let due = new Map<string, string>();
   for (const message of messages) {
