@@ -28,7 +28,7 @@ export interface MachineEvents {
   /** Something changed in a context; called in log order on every replica, after the rows are readable. */
   onEvent(group: GroupId, event: ContextEvent): void;
   /** A snapshot took the place of the group's state: what changed in between was told to nobody. */
-  onRestored?(group: GroupId): void;
+  onRestored(group: GroupId): void;
   onTopology(topology: Topology): void;
   /** A row that must be there is not: the replica must stop voting and serving before this returns. */
   onDamage(group: GroupId, reason: string): void;
@@ -216,7 +216,7 @@ export class Machine implements StateMachine {
     // The caches are shared by all groups; a snapshot is rare enough to drop them all.
     this.headers.clear();
     this.configs.clear();
-    this.events.onRestored?.(group);
+    this.events.onRestored(group);
   }
 
   private storedTopology(): Topology | null {

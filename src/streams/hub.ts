@@ -68,12 +68,15 @@ interface Topic {
   readonly context: string;
   readonly group: number;
   readonly streams: Set<Stream>;
-  /** Changes of this turn, not yet frames. */
+  /** Changes that are not frames yet: of this turn, or of the time that the last round of deliveries takes. */
   pending: ContextEvent[];
+  /** Batches on their way to the streams. */
+  deliveries: number;
 }
 
 /** A batch on its way to the streams of a topic; big audiences take several turns. */
 interface Delivery {
+  readonly topic: Topic;
   readonly batch: Batch;
   readonly ordinal: number;
   readonly streams: Iterator<Stream>;
@@ -136,7 +139,7 @@ export class StreamHub {
   /** Starts a stream; its sink has not been written to. The context must exist here, at or above all that is acknowledged. */
   open(subscription: Subscription): void {
     const { context, group, sink, withMessages, cursor } = subscription;
-    const topic = this.topics.get(context) ?? { context, group, streams: new Set(), pending: [] };
+    const topic = this.topics.get(context) ?? { context, group, streams: new Set(), pending: [], deliveries: 0 };
     this.topics.set(context, topic);
     const header = this.source.rows(context).header(context);
     const version = header?.version ?? 0;
@@ -168,7 +171,8 @@ export class StreamHub {
 
   private work(): void {
     this.isScheduled = false;
-    for (const topic of this.changedTopics) this.flush(topic);
+    // One round at a time: under load rounds get larger, not more, and what waits is events, not bytes.
+    for (const topic of this.changedTopics) if (topic.deliveries === 0) this.flush(topic);
     const until = performance.now() + SLICE_MS;
     this.deliver(until);
     do {
@@ -205,7 +209,8 @@ export class StreamHub {
   }
 
   private enqueue(topic: Topic, frames: readonly Frame[]): void {
-    this.deliveries.push({ batch: new Batch(frames), ordinal: this.ordinal++, streams: topic.streams.values() });
+    topic.deliveries++;
+    this.deliveries.push({ topic, batch: new Batch(frames), ordinal: this.ordinal++, streams: topic.streams.values() });
     this.schedule();
   }
 
@@ -242,6 +247,7 @@ export class StreamHub {
         this.deliverTo(next.value, delivery);
         if (++count % DELIVERIES_BETWEEN_CLOCKS === 0 && performance.now() >= untilMs) return;
       }
+      delivery.topic.deliveries--;
       this.delivering++;
     }
     this.deliveries = [];

@@ -1,9 +1,13 @@
 /** Frames as bytes, one transport at a time, and what a stream's request may say. */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
-import { ApiError } from '../../src/errors.ts';
+import { ApiError, ERROR_STATUS } from '../../src/errors.ts';
 import { Batch, compactionFrame, contextFrame, decodePeerFrame, encodeFrame, gapFrame, resetFrame, textFrame, tombstonedFrame } from '../../src/streams/frames.ts';
+import { BEHIND_BYTES_MAX, BEHIND_MS_MAX } from '../../src/streams/hub.ts';
 import { parsePeerStreamTarget, parseStreamRequest, peerStreamTarget, streamTarget } from '../../src/streams/request.ts';
+import { CloseCode } from '../../src/streams/sink.ts';
+import { CLIENT_HEARTBEAT } from '../../src/streams/socket.ts';
 
 const sse = (json: string, isLast = true): string => {
   const out: Uint8Array[] = [];
@@ -106,5 +110,23 @@ describe('requests', () => {
       const wanted = { context: 'a&b=ü/é?#', cursor, withMessages: cursor === null };
       assert.deepEqual(parsePeerStreamTarget(peerStreamTarget(wanted, true)), { ...wanted, isEvents: true });
     }
+  });
+});
+
+describe('docs/api/websocket.md', () => {
+  const page = readFileSync(new URL('../../docs/api/websocket.md', import.meta.url), 'utf8');
+
+  test('names every close code and every bound as they are', () => {
+    const codes = [...page.matchAll(/^\| (\d{4}) \|/gm)].map(([, code]) => Number(code));
+    for (const code of Object.values(CloseCode)) assert.ok(codes.includes(code), String(code));
+    assert.ok(page.includes(`Every ${CLIENT_HEARTBEAT.pingMs / 1000} s`));
+    assert.ok(page.includes(`for ${CLIENT_HEARTBEAT.silenceMs / 1000} s`));
+    assert.ok(page.includes(`over ${BEHIND_BYTES_MAX / 2 ** 20} MiB of changes waited for more than ${BEHIND_MS_MAX / 1000} s`));
+  });
+
+  test('lists only refusals of the catalogue, with their status', () => {
+    const refusals = [...page.matchAll(/^\| (\d{3}) \| `([a-z_]+)` \|/gm)];
+    assert.ok(refusals.length >= 7);
+    for (const [, status, code = ''] of refusals) assert.equal(Object.entries(ERROR_STATUS).find(([name]) => name === code)?.[1], Number(status), code);
   });
 });
