@@ -12,6 +12,7 @@ import { Founding } from './cluster/founding.ts';
 import { Health } from './cluster/health.ts';
 import { IdentityError, openIdentity, type OpenedIdentity } from './cluster/identity.ts';
 import { PeerLedger } from './cluster/ledger.ts';
+import { encodeStatus, PeerStatuses } from './cluster/peer-status.ts';
 import { PEER_PATH, PeerLinks } from './cluster/links.ts';
 import { successorRank } from './cluster/placement.ts';
 import { RequestKind, type FoundingRecord } from './cluster/ports.ts';
@@ -79,8 +80,7 @@ export class Node {
   private topology: Topology | null = null;
   private stopped = false;
   private saidReadiness = '';
-  /** Peers whose disks are below the soft mark. */
-  private readonly lowOnSpace = new Set<NodeId>();
+  private readonly peerStatuses: PeerStatuses;
   private closing = false;
   /** Streams passed on to other nodes so far; they take turns. */
   private relayed = 0;
@@ -145,6 +145,7 @@ export class Node {
       },
       onSteppedBack: (reason) => this.health.out(reason),
     });
+    this.peerStatuses = new PeerStatuses(this.links);
     this.machine = new Machine(storage, {
       onEvent: (_group, event) => this.streams.hub.changed(event),
       onRestored: (group) => this.streams.hub.jumped(group),
@@ -266,7 +267,7 @@ export class Node {
       listing: this.listing,
       exports: new MessageExporter((id, query, consistency) => this.store.slice(id, query, consistency)),
       health: this.health,
-      cluster: { describe: async () => describeCluster({ topology: this.topology, host: this.host, network: this.links, self: identity.name, damaged: this.damaged() }) },
+      cluster: { describe: async () => describeCluster({ topology: this.topology, host: this.host, network: this.links, self: identity.name, damaged: this.damaged(), leaderElsewhere: (group) => this.peerStatuses.leaderOf(group) }) },
       metrics: this.metrics,
       traces: this.traces,
       config,
@@ -360,6 +361,7 @@ export class Node {
 
   private onPeerDown(name: NodeId): void {
     this.host.peerDown(name);
+    this.peerStatuses.lost(name);
   }
 
   /** Groups without a leader need not wait out a timeout: the one that should lead goes first. */
@@ -387,7 +389,7 @@ export class Node {
         });
         return;
       case RequestKind.status:
-        return reply(Buffer.from(this.storage.spaceState));
+        return reply(encodeStatus({ space: this.storage.spaceState, leads: this.host.groups().filter((group) => this.host.isLeader(group)) }));
       case RequestKind.topology:
         throw new Error(`request kind ${kind} is not served by this version`);
     }
@@ -396,7 +398,7 @@ export class Node {
   /** The disk and the clock, once a second. */
   private async watch(): Promise<void> {
     if (this.stopped || this.closing) return;
-    this.askForSpace();
+    this.peerStatuses.ask(WATCH_MS);
     if (!this.isClockTrusted(this.identity.name)) {
       this.logger.error({ type: 'clock_skew' }, `this node's clock is over ${CLOCK_SKEW_MS_MAX} ms from its peers': it gives up its leaderships until the clock is right`);
       this.coordinator?.handOver();
@@ -415,20 +417,8 @@ export class Node {
   /** A leader takes nothing new while its own disk or a quorum of its group's disks is low. */
   private isReadOnly(group: GroupId): boolean {
     if (this.storage.spaceState !== 'ok') return true;
-    if (this.lowOnSpace.size === 0) return false;
     const hosts = [...(this.nodesByGroup[group]?.values() ?? [])];
-    return hosts.filter((host) => this.lowOnSpace.has(host)).length > hosts.length / 2;
-  }
-
-  /** What isReadOnly needs to know of the others; a node that does not answer counts as it last did. */
-  private askForSpace(): void {
-    for (const name of this.links.up()) {
-      this.links.request(name, RequestKind.status, new Uint8Array(), WATCH_MS, (failure, answer) => {
-        if (failure !== null || answer === null) return;
-        if (Buffer.from(answer).toString() === 'ok') this.lowOnSpace.delete(name);
-        else this.lowOnSpace.add(name);
-      });
-    }
+    return hosts.filter((host) => this.peerStatuses.isLow(host)).length > hosts.length / 2;
   }
 
   private async handOver(): Promise<void> {

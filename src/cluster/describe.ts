@@ -28,16 +28,18 @@ export interface DescribeSource {
   readonly self: NodeId;
   /** Groups whose replica on this node took itself out. */
   readonly damaged: readonly GroupId[];
+  /** Who said that it leads a group that has no replica here. */
+  readonly leaderElsewhere: (group: GroupId) => NodeId | null;
 }
 
 /** Pure join; `term`, `commit` and `applied` are those of this node's replica, null where it hosts none. */
-export function describeCluster({ topology, host, network, self, damaged }: DescribeSource): ClusterDescription {
+export function describeCluster({ topology, host, network, self, damaged, leaderElsewhere }: DescribeSource): ClusterDescription {
   if (topology === null) return { cluster_id: null, coordinator: null, nodes: [], groups: [] };
   const leaders = new Map<NodeId, number>();
   const hosted = new Map<NodeId, number>();
   const groups = topology.groups.map((placement, id) => {
     const status = host.status(id);
-    const leader = placement.replicas.find((replica) => replica.id === status?.leader)?.node ?? null;
+    const leader = status === undefined ? leaderElsewhere(id) : (placement.replicas.find((replica) => replica.id === status.leader)?.node ?? null);
     if (leader !== null) leaders.set(leader, (leaders.get(leader) ?? 0) + 1);
     for (const { node } of placement.replicas) hosted.set(node, (hosted.get(node) ?? 0) + 1);
     const state: 'ok' | 'damaged' | 'remote' = damaged.includes(id) ? 'damaged' : status === undefined ? 'remote' : 'ok';

@@ -50,7 +50,7 @@ export const RequestKind = {
   read: 2,
   /** Change to the topology group, JSON. */
   topology: 3,
-  /** How the node's disk is: no body; the answer is ok, soft or hard. */
+  /** How the node's disk is and what it leads: no body; the answer is peer-status.ts'. */
   status: 4,
   /** A page of the contexts of some groups, for a listing on another node: JSON in, src/listing/wire.ts out. */
   list: 5,

@@ -44,6 +44,12 @@ describe('five nodes', () => {
     }
   });
 
+  test('every node names the leader of every group, of those too that it does not host', async () => {
+    for (const node of cluster.nodes) {
+      await until(`${node.name} to know all leaders`, async () => (await groupsOf(node)).every(({ leader, replicas }) => leader !== null && replicas.includes(leader)));
+    }
+  });
+
   test('a context can be made, written, read, compacted and ended through any node, in turn', async () => {
     for (let i = 0; i < 10; i++) {
       const id = `ctx-${i}`;
