@@ -99,7 +99,7 @@ describe('habits', () => {
       if (path === 'test/tidy/tidy.test.ts') continue;
       assert.doesNotMatch(path, /(utils|helpers|misc)(\.ts|\/)/, `${path}: name the file for its concept`);
       const code = text.replace(/\/\*[\s\S]*?\*\//g, '');
-      assert.doesNotMatch(code, /:\s*any\b|<any>|as any\b/, `${path} uses any: decode unknown once, at the edge`);
+      assert.doesNotMatch(code.replace(/\/\/.*$|'[^'\n]*'/gm, ''), /:\s*any\b|<any>|as any\b/, `${path} uses any: decode unknown once, at the edge`);
       assert.doesNotMatch(text, /@ts-(ignore|expect-error|nocheck)|\bTODO\b|\bFIXME\b|\bXXX\b/, `${path} holds a leftover`);
     }
   });
