@@ -15,6 +15,9 @@ const decoder = new TextDecoder();
 export class MemoryRows implements Rows {
   readonly stored = new Map<string, Uint8Array>();
   readonly reads = new Map<Table, number>();
+  /** Windows answered so far, and those of them that were flagged over_budget. */
+  windows = 0;
+  overBudget = 0;
 
   header(context: string): ContextHeader | undefined {
     const row = this.stored.get(`header|${context}|`);
@@ -50,7 +53,10 @@ export class MemoryRows implements Rows {
   }
 
   window(budgetTokens: number | null = null, full = false): Projection {
-    return project(this, 'c', { budgetTokens, full }) ?? assert.fail('there is no context c');
+    const window = project(this, 'c', { budgetTokens, full }) ?? assert.fail('there is no context c');
+    this.windows++;
+    if (window.overBudget) this.overBudget++;
+    return window;
   }
 
   /** Shown messages: seqs, replacement messages as r0, r1 …; stripped ones with the kept part indices. */

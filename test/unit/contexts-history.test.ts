@@ -137,6 +137,17 @@ describe('explain', () => {
     ]);
   });
 
+  it('tells a result that came after skip_parts had hidden its call, also where the policy is manual now', () => {
+    const rows = created({ tokenBudget: 100, policy: policy({ strategy: 'skip_parts', skipKinds: ['tool'], targetRatio: 0.7 }) });
+    rows.run(append([user(5), assistant(call('a')), user(30), user(31)]));
+    rows.run(put({ policy: policy({ strategy: 'manual' }) }));
+    rows.run(append([tool('a')]));
+    assert.deepEqual(lines(explained(rows)), ['1 in 5/5', '2 dropped skip_parts@4 0/10', '3 in 30/30', '4 in 31/31', '5 dropped skip_parts@5 0/10']);
+    // It has left by name, so that it neither holds its call in the window nor comes back without it.
+    rows.run(compact([user(1)], { keepFromSeq: 5 }));
+    assert.equal(rows.shown(), 'r0');
+  });
+
   it('does the sum: what is stored, what the budget left out, what is shown', () => {
     const rows = created({ tokenBudget: 1000, policy: policy({ strategy: 'manual' }) });
     rows.run(append([system(7), user(), user()]));
