@@ -167,10 +167,10 @@ class Past {
     return { rule: ruleOf(cut, seq), atVersion: cut.version, summarised: cut.kind === 'compact' && cut.replacementCount > 0 };
   }
 
-  /** The version at which skip_parts first reached over `seq`. */
+  /** The version at which skip_parts first reached over `seq`; 0 where it took out a call that `seq` answered later. */
   strippedAt(seq: number): number {
     const number = this.#cuts.first((_, at) => this.#after(at).stripped.some((run) => run.before > seq), this.#last);
-    return this.#cuts.at(number)?.version ?? this.#view.version;
+    return number > this.#last ? 0 : (this.#cuts.at(number)?.version ?? 0);
   }
 
   /** The window that a cut left; what it grew by until the next one makes no difference to older messages. */

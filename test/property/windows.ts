@@ -83,6 +83,7 @@ async function main(): Promise<void> {
     console.log(`${line()}: all as they should be`);
   } catch (error) {
     console.error(error instanceof Error ? error.message : error);
+    if (error instanceof Error && error.cause instanceof Error) console.error(error.cause.message);
     process.exitCode = 1;
   } finally {
     clearInterval(progress);

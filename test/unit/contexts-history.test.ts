@@ -148,6 +148,16 @@ describe('explain', () => {
     assert.equal(rows.shown(), 'r0');
   });
 
+  it('tells a result that came after its call was taken out by its own version', () => {
+    const rows = created({ tokenBudget: 100, policy: policy({ strategy: 'skip_parts', skipKinds: ['tool'], targetRatio: 0.7 }) });
+    rows.run(append([user(5), assistant(call('a')), user(30), user(31)]));
+    rows.run(append([message('tool', [{ type: 'tool_result', toolCallId: 'a' }, text()], { each: 1 })]));
+    rows.run(append([user(60)]));
+    const view = windowAt(rows, 'c', 5);
+    assert.ok(view !== null && !('code' in view));
+    assert.equal(lines(explain(rows, 'c', view, { budgetTokens: null, full: false, fromSeq: 5, limit: 1 }))[0], '5 stripped skip_parts@5 1/2');
+  });
+
   it('does the sum: what is stored, what the budget left out, what is shown', () => {
     const rows = created({ tokenBudget: 1000, policy: policy({ strategy: 'manual' }) });
     rows.run(append([system(7), user(), user()]));
