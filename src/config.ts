@@ -3,6 +3,7 @@
  * knows stands in one table below; one it does not know stops the start, so that a typing error is not silently a default.
  * Not here: settings baked into stored data (constants.ts).
  */
+import { isKnownModel, KNOWN_MODELS } from './tokens/models.ts';
 
 /** A variable that stops the start. The message is one line: which, what was given, what is allowed. */
 export class ConfigError extends Error {
@@ -159,7 +160,7 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
     apiKeys: Object.freeze(from.secrets('FASTPACA_API_KEY')),
     metricsToken: from.secrets('FASTPACA_METRICS_TOKEN', 1)[0] ?? null,
     logLevel: from.oneOf('FASTPACA_LOG_LEVEL', ['trace', 'debug', 'info', 'warn', 'error', 'silent']),
-    tokenModel: from.matching('FASTPACA_TOKEN_ESTIMATOR', /^tiktoken:[\x21-\x7e]{1,128}$/, 'tiktoken:MODEL, such as tiktoken:gpt-4o').slice('tiktoken:'.length),
+    tokenModel: tokenModel(from),
     messageBytesMax,
     bodyBytesMax,
     depthMax: from.integer('FASTPACA_MAX_DEPTH', 8, 512),
@@ -176,6 +177,13 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
     ballastBytes: from.integer('FASTPACA_BALLAST_BYTES', 0),
     archiver: archiverConfig(from),
   });
+}
+
+function tokenModel(from: Reader): string {
+  const allowed = `tiktoken:MODEL with one of these for MODEL: ${KNOWN_MODELS.join(', ')}`;
+  const model = from.matching('FASTPACA_TOKEN_ESTIMATOR', /^tiktoken:./, allowed).slice('tiktoken:'.length);
+  if (!isKnownModel(model)) throw from.bad('FASTPACA_TOKEN_ESTIMATOR', allowed);
+  return model;
 }
 
 /** Founding members: never fewer than could be shut out of each other's sight and found a cluster each. */

@@ -1,15 +1,15 @@
 /**
- * The read verbs over one replica's rows: context, tail, messages, window. Synchronous, on state that is already
- * current for the caller (store.ts made the read linearizable). Owns paging rules; what bytes look like is render.ts.
+ * The read verbs over one replica's rows. Synchronous, on state that is already current for the caller (store.ts made
+ * the read linearizable). Owns the paging of messages; windows are windows.ts, what bytes look like is render.ts.
  */
-import { createHash, hash } from 'node:crypto';
-import { ANSWER_BYTES_MAX, project } from './contexts/project.ts';
+import { hash } from 'node:crypto';
 import { decodeConfig, encodeConfig } from './contexts/rows.ts';
 import type { ContextConfig, ContextHeader, Rows } from './contexts/types.ts';
 import { needsCompaction } from './contexts/policies.ts';
 import { ApiError } from './errors.ts';
-import type { MessagesQuery, WindowQuery } from './http/ports.ts';
-import { messageRow, renderContext, renderMessage, renderMessages } from './render.ts';
+import type { CompactionsQuery, ExplainQuery, MessagesQuery, WindowQuery } from './http/ports.ts';
+import { messageRow, renderContext, renderMessages } from './render.ts';
+import { compactionsAnswer, explainAnswer, windowAnswer } from './windows.ts';
 
 /** A page stops before its messages pass this many bytes, so that no answer can hold the memory of a node. */
 const PAGE_BYTES_MAX = 32 * 1024 * 1024;
@@ -26,7 +26,16 @@ export type ReadVerb =
   | { readonly verb: 'messages'; readonly query: MessagesQuery }
   /** A slice of an export, in the form of decodeSlice. */
   | { readonly verb: 'slice'; readonly query: SliceQuery }
-  | { readonly verb: 'window'; readonly query: WindowQuery };
+  | { readonly verb: 'window'; readonly query: WindowQuery }
+  | { readonly verb: 'explain'; readonly query: ExplainQuery }
+  | { readonly verb: 'compactions'; readonly query: CompactionsQuery };
+
+const VERBS: ReadonlySet<string> = new Set<ReadVerb['verb']>(['get', 'settings', 'tail', 'messages', 'slice', 'window', 'explain', 'compactions']);
+
+/** Whether this version knows the verb: a request of another node may be of a newer one. */
+export function isReadVerb(name: string): boolean {
+  return VERBS.has(name);
+}
 
 export interface SliceQuery extends Omit<MessagesQuery, 'limit'> {
   /** The last seq of the whole export once it is fixed, else null. */
@@ -57,7 +66,11 @@ export function read(rows: Rows, id: string, verb: ReadVerb): ReadResult {
     case 'slice':
       return plain(slice(rows, id, header, verb.query));
     case 'window':
-      return window(rows, id, header, verb.query);
+      return windowAnswer(rows, id, header, verb.query);
+    case 'explain':
+      return plain(explainAnswer(rows, id, header, verb.query));
+    case 'compactions':
+      return plain(compactionsAnswer(rows, id, verb.query));
   }
 }
 
@@ -160,45 +173,6 @@ function firstSeqAfter(rows: Rows, id: string, header: ContextHeader, version: n
     else low = middle + 1;
   }
   return low;
-}
-
-/** Names a window answer exactly: version, revision and everything of the query that shapes it. */
-function windowEtag(header: ContextHeader, query: WindowQuery): string {
-  return `"${header.version}-${header.configRevision}-${query.budgetTokens ?? 'default'}${query.full ? '-full' : ''}"`;
-}
-
-function window(rows: Rows, id: string, header: ContextHeader, query: WindowQuery): ReadResult {
-  if (query.ifVersion !== null && query.ifVersion !== header.version) {
-    throw new ApiError('conflict', `Context version changed (expected ${query.ifVersion}, found ${header.version})`, { expected: query.ifVersion, found: header.version });
-  }
-  const etag = windowEtag(header, query);
-  if (query.ifNoneMatch !== null && matches(query.ifNoneMatch, etag)) return { body: Buffer.alloc(0), etag, notModified: true };
-
-  const view = project(rows, id, { budgetTokens: query.budgetTokens, full: query.full });
-  if (view === null) throw contextNotFound(id);
-  if (view.tooLarge) throw new ApiError('payload_too_large', `The window takes more than ${ANSWER_BYTES_MAX} bytes. Ask for fewer tokens (budget_tokens), or compact the context.`);
-  const prefix = createHash('sha256');
-  const out: Uint8Array[] = [];
-  for (const [i, element] of view.elements.entries()) {
-    const rendered: Uint8Array[] = [];
-    renderMessage(rendered, element.source === 'message' ? element.seq : null, element.row, element.kept, element.tokens);
-    if (i < view.elements.length - 1) for (const piece of rendered) prefix.update(piece);
-    if (i > 0) out.push(Buffer.from(','));
-    out.push(...rendered);
-  }
-  const segments = view.segments.map(({ type, fromSeq, toSeq }) => ({ type, from_seq: fromSeq, to_seq: toSeq }));
-  const head = `{"version":${header.version},"config_revision":${header.configRevision},"messages":[`;
-  const rest =
-    `],"used_tokens":${view.usedTokens},"needs_compaction":${view.needsCompaction},"token_budget":${view.tokenBudget},` +
-    `"segments":${JSON.stringify(segments)},"truncated":${view.truncated},"over_budget":${view.overBudget},` +
-    `"prefix_hash":"${prefix.digest('hex')}","stable_since_version":${view.stableSinceVersion}}`;
-  return { body: Buffer.concat([Buffer.from(head), ...out, Buffer.from(rest)]), etag, notModified: false };
-}
-
-/** RFC 9110 If-None-Match: `*` or a list; the comparison is weak. */
-function matches(header: string, etag: string): boolean {
-  if (header.trim() === '*') return true;
-  return header.split(',').some((tag) => tag.trim().replace(/^W\//, '') === etag);
 }
 
 /** First 16 bytes of the body's SHA-256: what "same key, same body" means. */

@@ -8,6 +8,7 @@ import type { ContextConfig, Policy, Strategy } from './contexts/types.ts';
 import type { PutSettings } from './http/ports.ts';
 import { assertNumbersSurvive } from './ingest/metadata.ts';
 import { invalidJson, JsonScanner } from './ingest/scanner.ts';
+import { isKnownModel, KNOWN_MODELS } from './tokens/models.ts';
 
 export const TOKEN_BUDGET_MAX = 100_000_000;
 export const LIMIT_MAX = 10_000;
@@ -180,16 +181,19 @@ function skipKinds(value: unknown): string[] {
   });
 }
 
+/** The bound keeps the row of settings small; a fine-tuned model's name is the client's own. */
 function modelName(value: unknown): string {
-  // Names of models are printable ASCII; the bound keeps the header row small.
-  if (typeof value !== 'string' || value.length > MODEL_BYTES_MAX || !/^[\x21-\x7e]+$/.test(value)) {
-    throw invalid('model', `model must be 1 to ${MODEL_BYTES_MAX} printable ASCII characters without spaces, such as gpt-4o.`);
-  }
-  return value;
+  if (typeof value === 'string' && value.length <= MODEL_BYTES_MAX && isKnownModel(value)) return value;
+  const given = typeof value === 'string' ? `model ${JSON.stringify(shown(value))} is not known.` : 'model must be a string.';
+  const other = 'For a model of another vendor name an encoding, such as o200k_base, and calibrate with POST …/usage.';
+  throw invalid('model', `${given} Known are: ${KNOWN_MODELS.join(', ')}. ${other}`);
 }
 
-/** The values of the body's fields and the bytes each was written with; unknown and repeated fields are refused. */
-function parseFields(body: Buffer, known: readonly string[], depthMax: number): { fields: JsonObject; texts: ReadonlyMap<string, Buffer> } {
+/**
+ * The values of the body's fields and the bytes each was written with; unknown and repeated fields are refused.
+ * Throws ApiError: invalid_json, invalid_request (with `path`), payload_too_large (depth).
+ */
+export function parseFields(body: Buffer, known: readonly string[], depthMax: number): { fields: JsonObject; texts: ReadonlyMap<string, Buffer> } {
   if (body.length === 0) throw invalidJson('it is empty');
   if (!isUtf8(body)) throw invalidJson('it is not UTF-8');
   if (body[0] === 0xef) throw invalidJson('it starts with a byte order mark');
@@ -240,7 +244,8 @@ function assertMetadataFits(bytes: number): void {
   }
 }
 
-function integer(value: unknown, path: string, min: number, max: number): number {
+/** Throws ApiError invalid_request for anything but an integer from `min` to `max`. */
+export function integer(value: unknown, path: string, min: number, max: number): number {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < min || value > max) {
     throw invalid(path, `${path} must be an integer from ${min} to ${max}.`);
   }

@@ -1,5 +1,5 @@
 /**
- * The product's verbs: put, get, append, tail, messages, window, compact, remove, metadata. Each write is one command
+ * The product's verbs: settings, messages, windows, compaction and what goes with it. Each write is one command
  * through Raft, each read a barrier and a look at local rows; where this node hosts no replica of the context's group,
  * the verb travels to a node that does. Owns the way from a request to a command and from a reply to an answer.
  */
@@ -9,15 +9,18 @@ import { groupOf } from './cluster/placement.ts';
 import { RequestKind, type PeerNetwork } from './cluster/ports.ts';
 import type { Router, Urgency } from './cluster/router.ts';
 import { ApiError, type ErrorCode, type ErrorFields, ERROR_STATUS } from './errors.ts';
-import type { Consistency, MessagesQuery, PutSettings, ReadAnswer, StoreApi, WindowAnswer, WindowQuery } from './http/ports.ts';
+import { decodeClaimToken, encodeClaimToken } from './claims.ts';
+import type { ClaimRequest, CompactionsQuery, Consistency, ExplainQuery, MessagesQuery, PutSettings, ReadAnswer, StoreApi, UsageReport, WindowAnswer, WindowQuery } from './http/ports.ts';
 import { estimate } from './ingest/estimate.ts';
 import { parseAppend, parseCompact, type IngestLimits, type MessageDraft } from './ingest/messages.ts';
 import type { Machine } from './machine.ts';
 import type { Metrics } from './metrics.ts';
-import { bodyDigest, contextNotFound, decodeSettings, read, type ReadResult, type ReadVerb, type SliceQuery } from './reads.ts';
+import { bodyDigest, contextNotFound, decodeSettings, isReadVerb, read, type ReadResult, type ReadVerb, type SliceQuery } from './reads.ts';
+import { timestamp } from './render.ts';
 import { mergeSettings, patchMetadataText } from './settings.ts';
 import { DamageError } from './storage/checksum.ts';
 import type { TokenCounter } from './tokens/counter.ts';
+import { calibrationRatio } from './windows.ts';
 
 /** A context's model can change between counting and applying; a few rounds settle any race a person can make. */
 const MODEL_RETRIES = 5;
@@ -94,18 +97,41 @@ export class Store implements StoreApi {
     return this.read(id, { verb: 'window', query }, consistency);
   }
 
+  explain(id: string, query: ExplainQuery, consistency: Consistency): Promise<ReadAnswer> {
+    return this.read(id, { verb: 'explain', query }, consistency);
+  }
+
+  compactions(id: string, query: CompactionsQuery, consistency: Consistency): Promise<ReadAnswer> {
+    return this.read(id, { verb: 'compactions', query }, consistency);
+  }
+
   async compact(id: string, body: Buffer): Promise<{ body: Buffer }> {
     const parsed = parseCompact(body, this.options.limits);
-    if (parsed.claim !== null) throw new ApiError('invalid_request', 'claim is not available in this version: leave it out.', { path: 'claim' });
+    const claim = parsed.claim === null ? {} : { claim: decodeClaimToken(parsed.claim) };
     // The command carries no model that apply could check, so the model is read like a client reads it: a count
     // must not depend on which node was asked.
     const current = await this.config(id);
     if (current === null) throw contextNotFound(id);
     const replacement = await estimate(parsed.replacement, this.options.counter, current.config.model);
-    const reply = await this.propose({ type: 'compact', context: id, replacement, ifVersion: parsed.ifVersion, keepFromSeq: parsed.keepFromSeq });
+    const reply = await this.propose({ type: 'compact', context: id, replacement, ifVersion: parsed.ifVersion, keepFromSeq: parsed.keepFromSeq, ...claim });
     if (!reply.ok) throw replyError(id, reply);
     if (reply.type !== 'compact') throw new Error(`compact was answered with ${reply.type}`);
     return { body: Buffer.from(`{"version":${reply.version}}`) };
+  }
+
+  async claim(id: string, { ttlSeconds, token }: ClaimRequest): Promise<{ body: Buffer }> {
+    const reply = await this.propose({ type: 'claim', context: id, ttlSeconds, token });
+    if (!reply.ok) throw replyError(id, reply);
+    if (reply.type !== 'claim') throw new Error(`claim was answered with ${reply.type}`);
+    const expiresAt = reply.expiresAt === 0 ? 'null' : `"${timestamp(reply.expiresAt)}"`;
+    return { body: Buffer.from(`{"claim":"${encodeClaimToken(token)}","expires_at":${expiresAt}}`) };
+  }
+
+  async usage(id: string, { version, inputTokens }: UsageReport): Promise<{ body: Buffer }> {
+    const reply = await this.propose({ type: 'usage', context: id, version, inputTokens });
+    if (!reply.ok) throw replyError(id, reply);
+    if (reply.type !== 'usage') throw new Error(`usage was answered with ${reply.type}`);
+    return { body: Buffer.from(`{"calibration":${calibrationRatio(reply.calibration)},"changed":${reply.changed}}`) };
   }
 
   async patchMetadata(id: string, patch: Record<string, unknown>): Promise<{ body: Buffer }> {
@@ -268,14 +294,19 @@ function replyError(id: string, reply: Extract<Reply, { ok: false }>): ApiError 
     case 'invalid_keep_from_seq':
       return new ApiError('invalid_request', `keep_from_seq must be between 1 and ${reply.lastSeq + 1} (last_seq + 1).`, { path: 'keep_from_seq' });
     case 'claim_held':
-      return new ApiError('claim_held', `Another worker is compacting this context. Its claim ends at ${new Date(reply.expiresAt).toISOString()} or with its compact.`);
+      return claimHeld(reply.expiresAt);
     case 'version_not_kept':
-      return new ApiError('invalid_request', `Version ${reply.version} is the newest and ${reply.from} the oldest that can be told.`, { path: 'version' });
+      return new ApiError('invalid_request', `There is no window of that version to compare with: ${reply.version} is the newest and ${reply.from} the oldest that can be told.`, { path: 'version' });
     case 'model_mismatch':
       return new ApiError('raft_unavailable', 'The context’s model kept changing while this message was counted. Nothing was applied; retry.', { outcome: 'not_applied' });
     case 'invalid_command':
       throw new Error('the state machine refused a command that the edge had validated');
   }
+}
+
+function claimHeld(expiresAt: number): ApiError {
+  const until = timestamp(expiresAt);
+  return new ApiError('claim_held', `Another worker is compacting this context. Its claim ends at ${until}, or sooner with its compact.`, { expires_at: until });
 }
 
 function settingsContended(): ApiError {
@@ -354,7 +385,7 @@ function isReadRequest(value: unknown): value is ReadRequest {
     typeof verb === 'object' &&
     verb !== null &&
     'verb' in verb &&
-    ['get', 'settings', 'tail', 'messages', 'slice', 'window'].includes(String(verb.verb)) &&
+    isReadVerb(String(verb.verb)) &&
     (consistency === 'linearizable' || consistency === 'stale') &&
     typeof waitMs === 'number'
   );

@@ -17,7 +17,7 @@ import { allowOrigins, limitRate } from './limits.ts';
 import type { RequestSpan, RequestTraces } from './ports.ts';
 import { mountApi, mountNodeRoutes, toJson } from './routes.ts';
 import type { RouteDeps } from './routes.ts';
-import { COMPONENTS } from './schemas.ts';
+import { COMPONENTS } from './components.ts';
 
 /** A call between nodes that travels over HTTP (finding each other, founding); src/cluster authenticates it itself. */
 export interface PeerRoute {

@@ -5,6 +5,7 @@
 import type { FastifyRequest } from 'fastify';
 import type { ContextStatus } from '../contexts/types.ts';
 import { ApiError } from '../errors.ts';
+import { PROVIDERS } from '../providers/rendering.ts';
 import type { Consistency } from './ports.ts';
 
 export const CONTEXT_ID_BYTES_MAX = 256;
@@ -94,6 +95,9 @@ export const QUERY_PARAMETERS = {
   prefix: { type: 'string', default: '', description: 'Only contexts whose id starts with it.' },
   status: { type: 'string', enum: ['active', 'tombstoned'], description: 'Only contexts of this status; absent: all.' },
   full: { type: 'boolean', default: false, description: 'The stored window whole, whatever the budget.' },
+  for: { type: 'string', enum: PROVIDERS, description: "Messages in this provider's request shape; absent: as they are stored." },
+  at_version: { type: 'integer', minimum: 0, description: 'The window as it stood at this version, with the settings then in force.' },
+  explain: { type: 'boolean', default: false, description: 'Instead of the window: what became of each message of the log, page by page (from_seq, limit).' },
 } as const satisfies Readonly<Record<string, QueryParameter>>;
 
 export type QueryName = keyof typeof QUERY_PARAMETERS;
@@ -165,6 +169,14 @@ export class Query {
     if (text === undefined || text === 'false') return false;
     if (text === 'true') return true;
     throw invalid(name, `The query parameter ${name} must be true or false.`);
+  }
+
+  /** Where a listing by version goes on: the version that next_cursor gave, 0 at the start. */
+  versionCursor(): number {
+    const text = this.text('cursor') ?? '0';
+    const version = Number(text);
+    if (!/^\d+$/.test(text) || !Number.isSafeInteger(version)) throw invalid('cursor', 'cursor must be a next_cursor as it was answered.');
+    return version;
   }
 
   consistency(): Consistency {

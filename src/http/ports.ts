@@ -3,6 +3,7 @@
  * JSON bodies that may carry client text are Buffers: the stored bytes are spliced in, never re-serialised.
  */
 import type { ContextStatus, Policy } from '../contexts/types.ts';
+import type { Provider } from '../providers/rendering.ts';
 
 export type Consistency = 'linearizable' | 'stale';
 
@@ -26,12 +27,45 @@ export interface ReadAnswer {
   readonly appliedIndex: number | null;
 }
 
-export interface WindowQuery {
+/** Which window is asked for, and how much of it. */
+export interface WindowSelection {
   readonly budgetTokens: number | null;
-  readonly ifVersion: number | null;
   readonly full: boolean;
+  /** Refuse with `conflict` unless the context is at this version. */
+  readonly ifVersion: number | null;
+  /** The window as it stood then; null: as it is. */
+  readonly atVersion: number | null;
+}
+
+export interface WindowQuery extends WindowSelection {
+  /** Whose request shape; null: messages as they are stored. */
+  readonly provider: Provider | null;
   /** If-None-Match values as sent, or null. */
   readonly ifNoneMatch: string | null;
+}
+
+export interface ExplainQuery extends WindowSelection {
+  /** The page of the log. */
+  readonly fromSeq: number;
+  readonly limit: number;
+}
+
+export interface CompactionsQuery {
+  readonly fromVersion: number;
+  readonly limit: number;
+}
+
+export interface ClaimRequest {
+  /** 0 gives the claim back. */
+  readonly ttlSeconds: number;
+  /** Whoever shows it holds the claim. */
+  readonly token: Uint8Array;
+}
+
+export interface UsageReport {
+  readonly version: number;
+  /** As the provider counted them. */
+  readonly inputTokens: number;
 }
 
 export interface WindowAnswer extends ReadAnswer {
@@ -87,8 +121,16 @@ export interface StoreApi {
   tail(id: string, query: { offset: number; limit: number }, consistency: Consistency): Promise<ReadAnswer>;
   messages(id: string, query: MessagesQuery, consistency: Consistency): Promise<ReadAnswer>;
   window(id: string, query: WindowQuery, consistency: Consistency): Promise<WindowAnswer>;
-  /** `body` is the raw request body: {"replacement":[…],"if_version"?,"keep_from_seq"?}. */
+  /** Page of the log with what became of each message, and the sums. */
+  explain(id: string, query: ExplainQuery, consistency: Consistency): Promise<ReadAnswer>;
+  /** What cut the window, oldest first. */
+  compactions(id: string, query: CompactionsQuery, consistency: Consistency): Promise<ReadAnswer>;
+  /** `body` is the raw request body: {"replacement":[…],"if_version"?,"keep_from_seq"?,"claim"?}. */
   compact(id: string, body: Buffer): Promise<{ body: Buffer }>;
+  /** The sole right to compact for a while; body says until when. */
+  claim(id: string, request: ClaimRequest): Promise<{ body: Buffer }>;
+  /** Calibrates the context's estimate; body says to what. */
+  usage(id: string, report: UsageReport): Promise<{ body: Buffer }>;
   /** JSON merge patch (RFC 7396) of the metadata object; body is the context. */
   patchMetadata(id: string, patch: Record<string, unknown>): Promise<{ body: Buffer }>;
 }

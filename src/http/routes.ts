@@ -2,6 +2,7 @@
  * The calls of the API: read the request, ask the store, send the bytes it answers. Handlers decide nothing else.
  */
 import type { FastifyInstance, FastifyReply } from 'fastify';
+import { parseClaim, parseUsage } from '../claims.ts';
 import type { Config } from '../config.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
@@ -11,6 +12,7 @@ import { contextId, idempotencyKey, Query, rawBody, refuseQuery } from './input.
 import { Exports, wantsLines } from './exports.ts';
 import type { ClusterApi, ExportApi, HealthApi, ListingApi, ReadAnswer, StoreApi } from './ports.ts';
 import { OPERATION_QUERY, OPERATIONS } from './schemas.ts';
+import { readWindowQuery } from './window-query.ts';
 
 export interface RouteDeps {
   readonly store: StoreApi;
@@ -91,14 +93,10 @@ export function mountApi(app: FastifyInstance, deps: RouteDeps): void {
   });
 
   app.get<ById>('/contexts/:id/context', { schema: OPERATIONS.getWindow }, async (request, reply) => {
-    const query = Query.read(request, OPERATION_QUERY.getWindow);
-    const wanted = {
-      budgetTokens: query.integer('budget_tokens'),
-      ifVersion: query.integer('if_version'),
-      full: query.boolean('full'),
-      ifNoneMatch: request.headers['if-none-match'] ?? null,
-    };
-    const answer = await store.window(contextId(request), wanted, query.consistency());
+    const id = contextId(request);
+    const wanted = readWindowQuery(request);
+    if (wanted.explain) return sendRead(reply, await store.explain(id, wanted.query, wanted.consistency));
+    const answer = await store.window(id, wanted.query, wanted.consistency);
     // A cache may keep the window but must ask whether it still holds.
     reply.header('etag', answer.etag).header('cache-control', 'private, no-cache');
     if (!answer.notModified) return sendRead(reply, answer);
@@ -109,6 +107,24 @@ export function mountApi(app: FastifyInstance, deps: RouteDeps): void {
   app.post<ById>('/contexts/:id/compact', { schema: OPERATIONS.compact }, async (request, reply) => {
     refuseQuery(request);
     const { body } = await store.compact(contextId(request), rawBody(request));
+    return send(reply, 200, body);
+  });
+
+  app.post<ById>('/contexts/:id/compact/claim', { schema: OPERATIONS.claimCompaction, ...settingsBody }, async (request, reply) => {
+    refuseQuery(request);
+    const { body } = await store.claim(contextId(request), parseClaim(rawBody(request), limits));
+    return send(reply, 200, body);
+  });
+
+  app.get<ById>('/contexts/:id/compactions', { schema: OPERATIONS.listCompactions }, async (request, reply) => {
+    const query = Query.read(request, OPERATION_QUERY.listCompactions);
+    const page = { fromVersion: query.versionCursor(), limit: query.limit() };
+    return sendRead(reply, await store.compactions(contextId(request), page, query.consistency()));
+  });
+
+  app.post<ById>('/contexts/:id/usage', { schema: OPERATIONS.reportUsage, ...settingsBody }, async (request, reply) => {
+    refuseQuery(request);
+    const { body } = await store.usage(contextId(request), parseUsage(rawBody(request), limits));
     return send(reply, 200, body);
   });
 

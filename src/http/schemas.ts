@@ -1,150 +1,18 @@
 /**
- * The API described for the OpenAPI document: components, and one entry per operation. Validation is done by the code
- * that knows (input.ts, settings.ts, ingest/), because a client's bytes must be judged without being re-encoded; a test
- * holds the two together.
+ * The API described for the OpenAPI document: one entry per operation; the shapes they name are components.ts.
+ * Validation is done by the code that knows (input.ts, settings.ts, ingest/), because a client's bytes must be judged
+ * without being re-encoded; a test holds the two together.
  */
 import type { FastifySchema } from 'fastify';
 import { ERROR_STATUS } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
-import { ID_BYTES_MAX, MESSAGES_MAX, PART_TYPE_BYTES_MAX, PARTS_MAX, ROLE_BYTES_MAX, TOKEN_COUNT_MAX } from '../ingest/messages.ts';
-import {
-  DEFAULT_LIMIT,
-  DEFAULT_TARGET_RATIO,
-  DEFAULT_TOKEN_BUDGET,
-  DEFAULT_TRIGGER_RATIO,
-  LIMIT_MAX,
-  SKIP_KINDS_MAX,
-  TOKEN_BUDGET_MAX,
-} from '../settings.ts';
+import { CLAIM_TOKEN_BYTES, CLAIM_TTL_SECONDS_MAX } from '../contexts/claims.ts';
+import { INPUT_TOKENS_MAX } from '../contexts/usage.ts';
+import { MESSAGES_MAX } from '../ingest/messages.ts';
+import { anyObject, calibration, closed, count, EXAMPLE_MESSAGE, instant } from './components.ts';
+import type { Schema } from './components.ts';
 import { QUERY_PARAMETERS } from './input.ts';
 import type { QueryName } from './input.ts';
-
-type Schema = Readonly<Record<string, unknown>>;
-
-const count = { type: 'integer', minimum: 0 } as const;
-const ratio = { type: 'number', exclusiveMinimum: 0, maximum: 1 } as const;
-const flag = { type: 'boolean' } as const;
-const text = { type: 'string', minLength: 1 } as const;
-const anyObject = { type: 'object', additionalProperties: true } as const;
-const instant = { type: 'string', format: 'date-time', description: 'RFC 3339, UTC, milliseconds.' } as const;
-
-const targetRatio = {
-  target_ratio: { ...ratio, default: DEFAULT_TARGET_RATIO, description: 'Share of token_budget that a compaction cuts to; at most trigger_ratio.' },
-} as const;
-const pin = {
-  pin: { ...flag, default: true, description: 'Keep leading system messages and a replacement until everything else is gone.' },
-} as const;
-const limit = { type: 'integer', minimum: 1, maximum: LIMIT_MAX, default: DEFAULT_LIMIT } as const;
-const skipKinds = { type: 'array', minItems: 1, maxItems: SKIP_KINDS_MAX, items: text, default: ['tool', 'reasoning'] } as const;
-
-function policy(strategy: string, config: Schema): Schema {
-  return closed({ strategy: { type: 'string', enum: [strategy] }, config: closed({ ...config, ...pin }, []) }, ['strategy']);
-}
-
-function closed(properties: Schema, required: readonly string[] = Object.keys(properties)): Schema {
-  return { type: 'object', additionalProperties: false, properties, required };
-}
-
-const part = { type: 'object', properties: { type: { type: 'string', maxLength: PART_TYPE_BYTES_MAX } }, required: ['type'], additionalProperties: true } as const;
-
-const EXAMPLE_MESSAGE = { role: 'user', parts: [{ type: 'text', text: 'Where is my order?' }] };
-const EXAMPLE_STORED = { seq: 1, version: 1, ...EXAMPLE_MESSAGE, token_count: 5, metadata: {}, inserted_at: '2026-01-05T09:30:00.000Z' };
-const EXAMPLE_POLICY = { strategy: 'last_n', config: { limit: DEFAULT_LIMIT, target_ratio: DEFAULT_TARGET_RATIO, pin: true } };
-
-/** Named shapes: `#/components/schemas/…`. */
-export const COMPONENTS: readonly (Schema & { readonly $id: string })[] = [
-  {
-    $id: 'Error',
-    type: 'object',
-    additionalProperties: true,
-    required: ['error', 'message'],
-    properties: {
-      error: { type: 'string', enum: Object.keys(ERROR_STATUS) },
-      message: { type: 'string', description: 'What was wrong and what to do.' },
-      path: { type: 'string', description: 'The field, parameter or header at fault.' },
-      expected: { ...count, description: 'conflict: the version the call named.' },
-      found: { ...count, description: 'conflict: the version the context has.' },
-      outcome: { type: 'string', enum: ['unknown', 'not_applied'], description: 'Whether a write that failed may have been applied.' },
-    },
-    examples: [{ error: 'conflict', message: 'Context version changed (expected 83, found 84)', expected: 83, found: 84 }],
-  },
-  {
-    $id: 'Policy',
-    oneOf: [policy('last_n', { limit, ...targetRatio }), policy('skip_parts', { limit, skip_kinds: skipKinds, ...targetRatio }), policy('manual', {})],
-    examples: [EXAMPLE_POLICY],
-  },
-  {
-    $id: 'Settings',
-    ...closed(
-      {
-        token_budget: { type: 'integer', minimum: 1, maximum: TOKEN_BUDGET_MAX, description: `${DEFAULT_TOKEN_BUDGET} when creating without.` },
-        trigger_ratio: { ...ratio, description: `${DEFAULT_TRIGGER_RATIO} when creating without.` },
-        policy: { $ref: 'Policy#' },
-        metadata: anyObject,
-        model: { type: 'string', pattern: '^[\\x21-\\x7e]{1,128}$', description: "Whose tokenizer counts; the server's default when absent." },
-      },
-      [],
-    ),
-    examples: [{ token_budget: 8000, metadata: { user: 'u-17' } }],
-  },
-  {
-    $id: 'Context',
-    ...closed({
-      id: { type: 'string' },
-      status: { type: 'string', enum: ['active', 'tombstoned'] },
-      token_budget: count,
-      trigger_ratio: ratio,
-      policy: { type: 'object', properties: { strategy: { type: 'string' }, config: anyObject }, required: ['strategy', 'config'] },
-      model: { type: ['string', 'null'] },
-      metadata: anyObject,
-      version: count,
-      config_revision: count,
-      last_seq: count,
-      archived_seq: count,
-      used_tokens: count,
-      needs_compaction: flag,
-      created_at: instant,
-      updated_at: instant,
-    }),
-    additionalProperties: true,
-  },
-  {
-    $id: 'NewMessage',
-    ...closed(
-      {
-        role: { type: 'string', minLength: 1, maxLength: ROLE_BYTES_MAX },
-        parts: { type: 'array', maxItems: PARTS_MAX, items: part },
-        metadata: anyObject,
-        token_count: { ...count, maximum: TOKEN_COUNT_MAX, description: 'Used verbatim in place of an estimate.' },
-        id: { type: 'string', maxLength: ID_BYTES_MAX, description: "The client's own id." },
-        seq: { description: 'Ignored.' },
-        version: { description: 'Ignored.' },
-        inserted_at: { description: 'Ignored.' },
-      },
-      ['role', 'parts'],
-    ),
-    examples: [EXAMPLE_MESSAGE],
-  },
-  {
-    $id: 'Message',
-    ...closed(
-      {
-        seq: count,
-        version: count,
-        id: { type: 'string' },
-        role: { type: 'string' },
-        parts: { type: 'array', items: part },
-        token_count: count,
-        metadata: anyObject,
-        inserted_at: instant,
-      },
-      ['role', 'parts', 'token_count', 'metadata', 'inserted_at'],
-    ),
-    additionalProperties: true,
-    examples: [EXAMPLE_STORED],
-  },
-  { $id: 'Appended', ...closed({ seq: count, version: count, token_estimate: count }), examples: [{ seq: 1, version: 1, token_estimate: 5 }] },
-];
 
 const MEANING: Readonly<Record<number, string>> = { 200: 'Done.', 201: 'Created.', 204: 'Done; no body.', 304: 'Not modified.', 503: 'Not ready.' };
 
@@ -172,6 +40,7 @@ interface Operation {
 }
 
 const REFERENCE = (name: string): Schema => ({ $ref: `${name}#` });
+const CLAIM_PATTERN = `^[0-9a-f]{${CLAIM_TOKEN_BYTES * 2}}$`;
 const READ_ERRORS: readonly ErrorCode[] = ['invalid_request', 'invalid_context_id', 'unauthorized', 'context_not_found', 'rate_limited', 'raft_unavailable', 'timeout', 'internal'];
 const WRITE_ERRORS: readonly ErrorCode[] = [...READ_ERRORS, 'invalid_json', 'context_tombstoned', 'payload_too_large', 'unsupported_media_type', 'overloaded', 'read_only'];
 
@@ -181,7 +50,8 @@ export const OPERATION_QUERY = {
   getContext: ['consistency'],
   getTail: ['offset', 'limit', 'consistency'],
   getMessages: ['from_seq', 'to_seq', 'after_version', 'limit', 'consistency'],
-  getWindow: ['budget_tokens', 'if_version', 'full', 'consistency'],
+  getWindow: ['for', 'budget_tokens', 'full', 'if_version', 'at_version', 'explain', 'from_seq', 'limit', 'consistency'],
+  listCompactions: ['limit', 'cursor', 'consistency'],
 } as const satisfies Readonly<Record<string, readonly QueryName[]>>;
 
 /** Every operation; routes.ts mounts each under the name it has here. */
@@ -245,28 +115,14 @@ export const OPERATIONS = {
   getWindow: describe({
     id: 'getWindow',
     summary: 'The LLM window: what to send to the model',
+    description: 'With explain=true an account of it instead. explain and for exclude each other, as do at_version and if_version.',
     query: OPERATION_QUERY.getWindow,
     headers: { 'If-None-Match': { type: 'string', description: 'ETag of an earlier answer.' } },
     success: {
-      200: {
-        ...closed({
-          version: count,
-          config_revision: count,
-          messages: { type: 'array', items: REFERENCE('Message') },
-          used_tokens: count,
-          needs_compaction: flag,
-          token_budget: count,
-          segments: { type: 'array', items: closed({ type: { type: 'string', enum: ['summary', 'live'] }, from_seq: count, to_seq: count }) },
-          truncated: flag,
-          over_budget: flag,
-          prefix_hash: { type: 'string' },
-          stable_since_version: count,
-        }),
-        additionalProperties: true,
-      },
+      200: { oneOf: [REFERENCE('Window'), REFERENCE('ProviderWindow'), REFERENCE('Explanation')] },
       304: null,
     },
-    errors: [...READ_ERRORS, 'conflict'],
+    errors: [...READ_ERRORS, 'conflict', 'payload_too_large'],
   }),
   compact: describe({
     id: 'compact',
@@ -278,13 +134,51 @@ export const OPERATIONS = {
           replacement: { type: 'array', maxItems: MESSAGES_MAX, items: REFERENCE('NewMessage') },
           if_version: count,
           keep_from_seq: { type: 'integer', minimum: 1, description: 'Live messages from here on stay behind the replacement; moved back rather than split a unit.' },
+          claim: { type: 'string', pattern: CLAIM_PATTERN, description: 'Under which the replacement was made; the compact ends it.' },
         },
         ['replacement'],
       ),
       examples: [{ replacement: [{ role: 'system', parts: [{ type: 'text', text: 'The customer asked about order 1042.' }] }], keep_from_seq: 41 }],
     },
     success: { 200: closed({ version: count }) },
-    errors: [...WRITE_ERRORS, 'conflict'],
+    errors: [...WRITE_ERRORS, 'conflict', 'claim_held'],
+  }),
+  claimCompaction: describe({
+    id: 'claimCompaction',
+    summary: 'Claim the sole right to compact, for a while',
+    description: 'Until the claim ends, compact answers 409 claim_held to everyone who does not show it. Appends go on.',
+    body: {
+      ...closed(
+        {
+          ttl_seconds: { type: 'integer', minimum: 0, maximum: CLAIM_TTL_SECONDS_MAX, description: '0, with the claim: gives it back.' },
+          claim: { type: 'string', pattern: CLAIM_PATTERN, description: 'A claim that is held: to extend it. Or 32 random digits of your own, so that the call can be repeated.' },
+        },
+        ['ttl_seconds'],
+      ),
+      examples: [{ ttl_seconds: 120 }],
+    },
+    success: { 200: closed({ claim: { type: 'string', pattern: CLAIM_PATTERN }, expires_at: { ...instant, type: ['string', 'null'] } }) },
+    errors: [...WRITE_ERRORS, 'claim_held'],
+  }),
+  listCompactions: describe({
+    id: 'listCompactions',
+    summary: 'What cut the window, oldest first',
+    query: OPERATION_QUERY.listCompactions,
+    success: { 200: closed({ compactions: { type: 'array', items: REFERENCE('Compaction') }, next_cursor: { type: ['string', 'null'] } }) },
+    errors: READ_ERRORS,
+  }),
+  reportUsage: describe({
+    id: 'reportUsage',
+    summary: 'Calibrate the estimate by what the provider counted',
+    body: {
+      ...closed({
+        version: { ...count, description: 'Of the window that was sent.' },
+        input_tokens: { type: 'integer', minimum: 1, maximum: INPUT_TOKENS_MAX, description: 'As the provider reported them for that call.' },
+      }),
+      examples: [{ version: 83, input_tokens: 5120 }],
+    },
+    success: { 200: closed({ calibration, changed: { type: 'boolean' } }) },
+    errors: WRITE_ERRORS,
   }),
   patchMetadata: describe({
     id: 'patchMetadata',

@@ -1,15 +1,16 @@
 /**
- * Which encoding counts for a model. The names are those js-tiktoken knows; a test compares every one with it.
- * A model that is not listed (other vendors', or newer than this table) counts by FALLBACK_ENCODING: an estimate either
- * way, and a stable one.
+ * Which encoding counts for a model, and which names may be given for one. The names are those js-tiktoken knows; a
+ * test compares every one with it. A name that is not listed is refused where settings come in, as it is most often
+ * misspelt; a stored one (by a newer version) counts by FALLBACK_ENCODING, an estimate that is at least stable.
  */
 
 export type EncodingName = 'o200k_base' | 'cl100k_base' | 'p50k_base' | 'p50k_edit' | 'r50k_base' | 'gpt2';
 
 export const FALLBACK_ENCODING: EncodingName = 'o200k_base';
 
-/** Models by the encodings that are not the fallback; an encoding's own name works as a model too. */
-const MODELS: Readonly<Record<Exclude<EncodingName, 'o200k_base'>, readonly string[]>> = {
+/** Models by encoding; an encoding's own name works as a model too. Dated and sized variants are PREFIXES. */
+const MODELS: Readonly<Record<EncodingName, readonly string[]>> = {
+  o200k_base: ['o200k_base', 'gpt-5', 'gpt-4.1', 'gpt-4o', 'o1', 'o3', 'o4-mini'],
   cl100k_base: [
     'cl100k_base', 'gpt-3.5-turbo', 'gpt-35-turbo', 'gpt-4', 'text-embedding-ada-002', 'text-embedding-3-small', 'text-embedding-3-large',
   ],
@@ -27,15 +28,38 @@ const MODELS: Readonly<Record<Exclude<EncodingName, 'o200k_base'>, readonly stri
   gpt2: ['gpt2'],
 };
 
-/** Dated and sized variants of the families that count by cl100k_base (gpt-4o and gpt-4.1 are not among them). */
-const CL100K_PREFIXES: readonly string[] = ['gpt-4-', 'gpt-3.5-', 'gpt-35-turbo-'];
+/** Dated and sized variants of a family. */
+const PREFIXES: readonly (readonly [string, EncodingName])[] = [
+  ['gpt-5-', 'o200k_base'], ['gpt-4.5-', 'o200k_base'], ['gpt-4.1-', 'o200k_base'], ['gpt-4o-', 'o200k_base'], ['chatgpt-4o-', 'o200k_base'],
+  ['o1-', 'o200k_base'], ['o3-', 'o200k_base'], ['o4-mini-', 'o200k_base'],
+  ['gpt-4-', 'cl100k_base'], ['gpt-3.5-', 'cl100k_base'], ['gpt-35-turbo-', 'cl100k_base'],
+];
 
 const BY_MODEL: ReadonlyMap<string, EncodingName> = new Map([
-  ...names('cl100k_base'), ...names('p50k_base'), ...names('p50k_edit'), ...names('r50k_base'), ...names('gpt2'),
+  ...names('o200k_base'), ...names('cl100k_base'), ...names('p50k_base'), ...names('p50k_edit'), ...names('r50k_base'), ...names('gpt2'),
 ]);
 
-function names(encoding: keyof typeof MODELS): (readonly [string, EncodingName])[] {
+function names(encoding: EncodingName): (readonly [string, EncodingName])[] {
   return MODELS[encoding].map((model) => [model, encoding] as const);
+}
+
+/** What may be given for a model: names, and families of names as `gpt-4o-…`. */
+export const KNOWN_MODELS: readonly string[] = Object.freeze([...PREFIXES.map(([prefix]) => `${prefix}…`), ...BY_MODEL.keys()]);
+
+/** One regular expression for the code and for the published schema of settings, so that they cannot differ. */
+export const KNOWN_MODEL_PATTERN: string = knownPattern();
+const KNOWN_MODEL = new RegExp(KNOWN_MODEL_PATTERN);
+
+/** Whether the name is one that settings may give; a fine-tuned model (`ft:BASE:…`) is known if its base is. */
+export function isKnownModel(model: string): boolean {
+  return KNOWN_MODEL.test(model);
+}
+
+function knownPattern(): string {
+  const escaped = (name: string): string => name.replaceAll('.', '\\.');
+  // Colons part the fields of a fine-tuned model's name, so none is in a base.
+  const base = [...[...BY_MODEL.keys()].map(escaped), ...PREFIXES.map(([prefix]) => `${escaped(prefix)}[!-9;-~]+`)].join('|');
+  return `^(?:(?:${base})|ft:(?:${base})(?::[!-~]*)?)$`;
 }
 
 /** Encoding for a model name; fine-tuned models (`ft:BASE:…`) count as their base. Never fails. */
@@ -43,6 +67,6 @@ export function encodingOf(model: string): EncodingName {
   const listed = BY_MODEL.get(model);
   if (listed !== undefined) return listed;
   if (model.startsWith('ft:')) return encodingOf(model.split(':')[1] ?? '');
-  for (const prefix of CL100K_PREFIXES) if (model.startsWith(prefix)) return 'cl100k_base';
+  for (const [prefix, encoding] of PREFIXES) if (model.startsWith(prefix)) return encoding;
   return FALLBACK_ENCODING;
 }

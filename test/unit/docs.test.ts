@@ -10,7 +10,7 @@ import { MEDIA_PART_TOKENS, NESTED_MEDIA_CHARS } from '../../src/ingest/estimate
 import { TOKEN_COUNT_MAX } from '../../src/ingest/messages.ts';
 import { SLICE_BYTES } from '../../src/contexts/tokens.ts';
 import { createMetrics } from '../../src/metrics.ts';
-import { encodingOf } from '../../src/tokens/models.ts';
+import { encodingOf, KNOWN_MODELS } from '../../src/tokens/models.ts';
 import { startApp } from './http-double.ts';
 
 const ROOT = new URL('../../', import.meta.url);
@@ -40,7 +40,7 @@ test('docs/api/rest.md lists exactly the calls that exist, with their success st
 
 test('docs/api/rest.md names every query parameter where it may be used', () => {
   const text = page('docs/api/rest.md');
-  const section = { listContexts: '', getContext: '/:id', getTail: '/:id/tail', getMessages: '/:id/messages', getWindow: '/:id/context' } as const;
+  const section = { listContexts: '', getContext: '/:id', getTail: '/:id/tail', getMessages: '/:id/messages', getWindow: '/:id/context', listCompactions: '/:id/compactions' } as const;
   for (const [operation, names] of Object.entries(OPERATION_QUERY)) {
     const suffix = Object.entries(section).find(([name]) => name === operation)?.[1];
     const part = text.split(`### GET /v1/contexts${suffix}\n`)[1]?.split('\n### ')[0] ?? '';
@@ -82,7 +82,9 @@ test('docs/tokens.md states the figures and the part types of the code', () => {
   assert.ok(text.includes(`longer than ${SLICE_BYTES.toLocaleString('en')} bytes`));
   assert.ok(text.includes(`0 to ${TOKEN_COUNT_MAX.toLocaleString('en')}`));
   for (const model of ['gpt-4', 'gpt-4-turbo', 'gpt-35-turbo-0613', 'text-embedding-3-small', 'ft:gpt-4:org::id']) assert.equal(encodingOf(model), 'cl100k_base', model);
-  for (const model of ['gpt-4o', 'gpt-4.1', 'some-other-vendor']) assert.equal(encodingOf(model), 'o200k_base', model);
+  for (const model of ['gpt-4o', 'gpt-4.1']) assert.equal(encodingOf(model), 'o200k_base', model);
+  const listed = /\| Encoding \| Models \|\n([\s\S]*?)\n\n/.exec(text)?.[1] ?? '';
+  for (const model of KNOWN_MODELS) if (/^o200k|^cl100k/.test(encodingOf(model)) && !model.endsWith('_base')) assert.ok(listed.includes(`\`${model}\``), model);
 });
 
 test('links between pages lead somewhere', () => {

@@ -21,6 +21,10 @@ test('every call answers its documented status and the bytes of the store', asyn
     [{ method: 'GET', url: '/v1/contexts/c/messages' }, 200],
     [{ method: 'GET', url: '/v1/contexts/c/context' }, 200],
     [{ method: 'POST', url: '/v1/contexts/c/compact', headers: JSON_BODY, payload: '{"replacement":[]}' }, 200],
+    [{ method: 'GET', url: '/v1/contexts/c/context?explain=true' }, 200],
+    [{ method: 'GET', url: '/v1/contexts/c/compactions' }, 200],
+    [{ method: 'POST', url: '/v1/contexts/c/compact/claim', headers: JSON_BODY, payload: '{"ttl_seconds":60}' }, 200],
+    [{ method: 'POST', url: '/v1/contexts/c/usage', headers: JSON_BODY, payload: '{"version":1,"input_tokens":5}' }, 200],
     [{ method: 'PATCH', url: '/v1/contexts/c/metadata', headers: JSON_BODY, payload: '{"metadata":{}}' }, 200],
   ] as const;
   for (const [request, status] of cases) {

@@ -6,7 +6,7 @@ import { loadConfig } from '../../src/config.ts';
 import type { Config } from '../../src/config.ts';
 import { buildApp } from '../../src/http/app.ts';
 import type { AppDeps } from '../../src/http/app.ts';
-import type { ExportApi, HealthApi, ListingApi, ListQuery, MessageExport, MessagesQuery, PutSettings, ReadAnswer, StoreApi, WindowAnswer, WindowQuery } from '../../src/http/ports.ts';
+import type { ClaimRequest, CompactionsQuery, ExplainQuery, ExportApi, HealthApi, ListingApi, ListQuery, MessageExport, MessagesQuery, PutSettings, ReadAnswer, StoreApi, UsageReport, WindowAnswer, WindowQuery } from '../../src/http/ports.ts';
 import { parseAppend, parseCompact } from '../../src/ingest/messages.ts';
 import type { Logger, LogFields } from '../../src/log.ts';
 import { createMetrics } from '../../src/metrics.ts';
@@ -20,7 +20,11 @@ export type Call =
   | { verb: 'list'; query: ListQuery; consistency: string; id?: string }
   | { verb: 'export'; id: string; query: Omit<MessagesQuery, 'limit'>; consistency: string }
   | { verb: 'window'; id: string; query: WindowQuery; consistency: string }
+  | { verb: 'explain'; id: string; query: ExplainQuery; consistency: string }
+  | { verb: 'compactions'; id: string; query: CompactionsQuery; consistency: string }
   | { verb: 'compact'; id: string; body: Buffer }
+  | { verb: 'claim'; id: string; request: ClaimRequest }
+  | { verb: 'usage'; id: string; report: UsageReport }
   | { verb: 'patch'; id: string; patch: Record<string, unknown> };
 
 const ANSWER = Buffer.from('{"ok":true}');
@@ -77,6 +81,26 @@ export class StoreDouble implements StoreApi, ListingApi, ExportApi {
   async window(id: string, query: WindowQuery, consistency: 'linearizable' | 'stale'): Promise<WindowAnswer> {
     this.#called({ verb: 'window', id, query, consistency });
     return { ...read(consistency), etag: ETAG, notModified: query.ifNoneMatch === ETAG };
+  }
+
+  async explain(id: string, query: ExplainQuery, consistency: 'linearizable' | 'stale'): Promise<ReadAnswer> {
+    this.#called({ verb: 'explain', id, query, consistency });
+    return read(consistency);
+  }
+
+  async compactions(id: string, query: CompactionsQuery, consistency: 'linearizable' | 'stale'): Promise<ReadAnswer> {
+    this.#called({ verb: 'compactions', id, query, consistency });
+    return read(consistency);
+  }
+
+  async claim(id: string, request: ClaimRequest): Promise<{ body: Buffer }> {
+    this.#called({ verb: 'claim', id, request });
+    return { body: ANSWER };
+  }
+
+  async usage(id: string, report: UsageReport): Promise<{ body: Buffer }> {
+    this.#called({ verb: 'usage', id, report });
+    return { body: ANSWER };
   }
 
   async compact(id: string, body: Buffer): Promise<{ body: Buffer }> {

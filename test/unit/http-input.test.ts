@@ -51,9 +51,16 @@ const BAD: readonly [string, Request, number, string, string?][] = [
   ['query on a write', { ...append(ONE), url: `${C}/messages?consistency=stale` }, 400, 'invalid_request', 'consistency'],
   ['unknown consistency', get('c?consistency=eventual'), 400, 'invalid_request', 'consistency'],
   ['purge', { method: 'DELETE', url: `${C}?purge=true` }, 400, 'invalid_request', 'purge'],
-  ['window for=', get('c/context?for=openai'), 400, 'invalid_request', 'for'],
-  ['window explain', get('c/context?explain=true'), 400, 'invalid_request', 'explain'],
-  ['window at_version', get('c/context?at_version=1'), 400, 'invalid_request', 'at_version'],
+  ['an unknown provider', get('c/context?for=gemini'), 400, 'invalid_request', 'for'],
+  ['no provider', get('c/context?for='), 400, 'invalid_request', 'for'],
+  ['explain neither true nor false', get('c/context?explain=yes'), 400, 'invalid_request', 'explain'],
+  ['explain in a provider shape', get('c/context?explain=true&for=openai'), 400, 'invalid_request', 'for'],
+  ['at_version with if_version', get('c/context?at_version=1&if_version=1'), 400, 'invalid_request', 'if_version'],
+  ['at_version below 0', get('c/context?at_version=-1'), 400, 'invalid_request', 'at_version'],
+  ['a page of a window', get('c/context?limit=5'), 400, 'invalid_request', 'limit'],
+  ['a page of a window from a seq', get('c/context?from_seq=5&explain=false'), 400, 'invalid_request', 'from_seq'],
+  ['a cursor that is none', get('c/compactions?cursor=abc'), 400, 'invalid_request', 'cursor'],
+  ['a cursor past all versions', get('c/compactions?cursor=99999999999999999999'), 400, 'invalid_request', 'cursor'],
   ...['-1', '1.0', '1e3', '0x10', ' 1', '+1', '', 'NaN', '99999999999999999999', '%31%00'].map(
     (value): [string, Request, number, string, string] => [`offset=${value}`, get(`c/tail?offset=${value}`), 400, 'invalid_request', 'offset'],
   ),
@@ -165,6 +172,8 @@ test('ids arrive as they were meant, whatever characters they hold', async () =>
   }
 });
 
+const WINDOW = { budgetTokens: null, full: false, ifVersion: null, atVersion: null };
+
 test('queries arrive typed, with defaults, and limit clamped', async () => {
   const cases: [string, unknown, string][] = [
     ['c/tail', { offset: 0, limit: 100 }, 'linearizable'],
@@ -173,8 +182,13 @@ test('queries arrive typed, with defaults, and limit clamped', async () => {
     ['c/messages?from_seq=2&to_seq=9&after_version=0&limit=3', { fromSeq: 2, toSeq: 9, afterVersion: 0, limit: 3 }, 'linearizable'],
     ['', { limit: 100, cursor: null, prefix: '', status: null }, 'linearizable'],
     ['?limit=2000&cursor=abc&prefix=a%2F%C3%BC&status=tombstoned&consistency=stale', { limit: 1000, cursor: 'abc', prefix: 'a/ü', status: 'tombstoned' }, 'stale'],
-    ['c/context', { budgetTokens: null, ifVersion: null, full: false, ifNoneMatch: null }, 'linearizable'],
-    ['c/context?budget_tokens=5&if_version=0&full=true&consistency=linearizable', { budgetTokens: 5, ifVersion: 0, full: true, ifNoneMatch: null }, 'linearizable'],
+    ['c/context', { ...WINDOW, provider: null, ifNoneMatch: null }, 'linearizable'],
+    ['c/context?budget_tokens=5&if_version=0&full=true&consistency=linearizable', { ...WINDOW, budgetTokens: 5, ifVersion: 0, full: true, provider: null, ifNoneMatch: null }, 'linearizable'],
+    ['c/context?for=ai-sdk&at_version=7&consistency=stale', { ...WINDOW, atVersion: 7, provider: 'ai-sdk', ifNoneMatch: null }, 'stale'],
+    ['c/context?explain=true', { ...WINDOW, fromSeq: 1, limit: 100 }, 'linearizable'],
+    ['c/context?explain=true&from_seq=5&limit=5000&at_version=0&budget_tokens=9', { ...WINDOW, budgetTokens: 9, atVersion: 0, fromSeq: 5, limit: 1000 }, 'linearizable'],
+    ['c/compactions', { fromVersion: 0, limit: 100 }, 'linearizable'],
+    ['c/compactions?cursor=12&limit=2&consistency=stale', { fromVersion: 12, limit: 2 }, 'stale'],
   ];
   for (const [path, query, consistency] of cases) {
     assert.equal((await send(path.startsWith('c/') ? get(path) : list(path))).statusCode, 200, path);

@@ -6,7 +6,7 @@ import type { FastifyInstance } from 'fastify';
 import fc from 'fast-check';
 import { ApiError, ERROR_STATUS } from '../../src/errors.ts';
 import { parseAppend } from '../../src/ingest/messages.ts';
-import { COMPONENTS } from '../../src/http/schemas.ts';
+import { COMPONENTS } from '../../src/http/components.ts';
 import { parsePut } from '../../src/settings.ts';
 import { startApp } from './http-double.ts';
 
@@ -42,8 +42,8 @@ test('the document is OpenAPI 3 with every route and unique operation ids', () =
   const ids = operations.map(({ operation }) => operation.operationId);
   assert.equal(new Set(ids).size, ids.length);
   assert.deepEqual([...ids].sort(), [
-    'appendMessages', 'compact', 'deleteContext', 'getCluster', 'getContext', 'getMessages', 'getTail', 'getWindow',
-    'listContexts', 'live', 'metrics', 'patchMetadata', 'ping', 'putContext', 'ready',
+    'appendMessages', 'claimCompaction', 'compact', 'deleteContext', 'getCluster', 'getContext', 'getMessages', 'getTail', 'getWindow',
+    'listCompactions', 'listContexts', 'live', 'metrics', 'patchMetadata', 'ping', 'putContext', 'ready', 'reportUsage',
   ]);
 });
 
@@ -129,7 +129,7 @@ test('the schema of settings and the code that reads them accept the same bodies
       trigger_ratio: mostly([0.3, 0.5, 1], [0, 1.1, 'x', null]),
       policy: fc.oneof({ weight: 9, arbitrary: policy }, fc.constantFrom<unknown>(null, {}, 'last_n')),
       metadata: mostly([{}, { a: { b: [1] } }], [[], null, 'x']),
-      model: mostly(['gpt-4o'], ['', 'a b', 5, 'é', 'x'.repeat(129)]),
+      model: mostly(['gpt-4o', 'gpt-4.1-nano', 'o200k_base', 'ft:gpt-4o-mini:org::id'], ['claude-x', 'gpt-4-', 'gpt-4x1', 'ft:ada2', 'ft:', '', 'a b', 5, 'é', 'x'.repeat(129)]),
     },
     { x: fc.constant(1) },
   );

@@ -24,6 +24,7 @@ interface Window {
   readonly prefix_hash: string;
 }
 
+const WINDOW: WindowQuery = { budgetTokens: null, full: false, ifVersion: null, atVersion: null, provider: null, ifNoneMatch: null };
 const EMPTY_HASH = createHash('sha256').digest('hex');
 
 function refusal(code: string, fields: Record<string, unknown> = {}): (error: unknown) => boolean {
@@ -60,7 +61,7 @@ describe('reads', () => {
     const { messages } = JSON.parse((await store.tail(id, { offset, limit }, 'linearizable')).body.toString()) as { messages: Message[] };
     return messages.map(({ seq }) => seq);
   };
-  const windowQuery = (query: Partial<WindowQuery>): WindowQuery => ({ budgetTokens: null, ifVersion: null, full: false, ifNoneMatch: null, ...query });
+  const windowQuery = (query: Partial<WindowQuery>): WindowQuery => ({ ...WINDOW, ...query });
   const window = async (query: Partial<WindowQuery> = {}): Promise<Window> => JSON.parse((await store.window(id, windowQuery(query), 'linearizable')).body.toString()) as Window;
 
   it('the tail counts from the newest, oldest first, and is empty past the beginning', async () => {
@@ -257,9 +258,9 @@ describe('reads between nodes', () => {
     const [stranger] = mesh.strangers(GROUP);
     assert.ok(stranger);
     assert.ok(((await stranger.store.get('c', 'stale')).appliedIndex ?? 0) > 0);
-    await assert.rejects(stranger.store.window('c', { budgetTokens: null, ifVersion: 99, full: false, ifNoneMatch: null }, 'linearizable'), refusal('conflict', { expected: 99, found: 5 }));
-    const { etag } = await stranger.store.window('c', { budgetTokens: null, ifVersion: null, full: false, ifNoneMatch: null }, 'linearizable');
-    const again = await stranger.store.window('c', { budgetTokens: null, ifVersion: null, full: false, ifNoneMatch: etag }, 'linearizable');
+    await assert.rejects(stranger.store.window('c', { ...WINDOW, ifVersion: 99 }, 'linearizable'), refusal('conflict', { expected: 99, found: 5 }));
+    const { etag } = await stranger.store.window('c', WINDOW, 'linearizable');
+    const again = await stranger.store.window('c', { ...WINDOW, ifNoneMatch: etag }, 'linearizable');
     assert.deepEqual([again.notModified, again.etag], [true, etag]);
   });
 

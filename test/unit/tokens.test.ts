@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { Tiktoken, getEncodingNameForModel } from 'js-tiktoken/lite';
@@ -11,7 +12,7 @@ import p50kEdit from 'js-tiktoken/ranks/p50k_edit';
 import { Encoding, SLICE_BYTES } from '../../src/contexts/tokens.ts';
 import { BYTE_BIAS, HASH_FACTOR, RankTable, buildRankTable } from '../../src/contexts/tokens-table.ts';
 import { CountingError, TokenCounter } from '../../src/tokens/counter.ts';
-import { encodingOf } from '../../src/tokens/models.ts';
+import { encodingOf, isKnownModel, KNOWN_MODELS } from '../../src/tokens/models.ts';
 
 interface Pair {
   readonly name: string;
@@ -122,6 +123,7 @@ test('every model of the reference maps to its encoding; others to the fallback'
     'gpt-3.5-turbo', 'gpt-3.5-turbo-instruct', 'gpt-35-turbo', 'text-embedding-3-large', 'gpt-4o', 'gpt-4o-mini', 'gpt-4.1', 'gpt-4.1-nano', 'gpt-4.5-preview', 'gpt-5', 'gpt-5-mini', 'o1', 'o3-mini',
   ] as const;
   for (const model of models) assert.equal(encodingOf(model), getEncodingNameForModel(model), model);
+  for (const model of models) assert.ok(isKnownModel(model), model);
   assert.equal(encodingOf('some-model-of-2031'), 'o200k_base');
   assert.equal(encodingOf('ft:gpt-3.5-turbo-0125:org::id'), 'cl100k_base');
   assert.equal(encodingOf('r50k_base'), 'r50k_base');
@@ -176,4 +178,13 @@ test('a closed counter rejects what waits and what comes', async () => {
   await counter.close();
   await waiting;
   await assert.rejects(async () => counter.count('', ['x']), CountingError);
+});
+
+test('every model that the reference lists is known by a name or a family; what is only like one is not', () => {
+  const source = readFileSync(new URL('../../node_modules/js-tiktoken/dist/lite.cjs', import.meta.url), 'utf8');
+  const listed = [...source.matchAll(/case "([^"]+)"/g)].map((match) => match[1] ?? '');
+  assert.ok(listed.length > 90, String(listed.length));
+  for (const model of listed) assert.ok(isKnownModel(model) && isKnownModel(`ft:${model}:org::id`), model);
+  for (const name of KNOWN_MODELS) assert.ok(isKnownModel(name.replace('…', '2026')), name);
+  for (const other of ['', 'claude-x', 'gpt-4-', 'gpt-4x1', 'xgpt-4', 'gpt-4 ', 'gpt-4\n', 'gpt-4o-é', 'ft:', 'ft:claude-x', 'ft:ft:gpt-4', 'gpt-4:o', 'o2']) assert.ok(!isKnownModel(other), other);
 });
