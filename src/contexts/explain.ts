@@ -130,13 +130,20 @@ function explained({ seq, row, item, chosen, past, view }: MessageInput): Explai
   }
   const kept = item?.kept ?? null;
   const partsTaken = kept === null ? [] : takenOf(row, kept);
-  const strippedAt = kept === null ? 0 : Math.max(row.version, past.strippedAt(seq));
+  const strippedAt = kept === null ? 0 : Math.max(row.version, past.strippedAt(item === undefined ? seq : reachedFrom(item)));
   if (item?.hidden === true) return { ...base, state: 'dropped', rule: 'skip_parts', atVersion: strippedAt, tokensShown: 0, partsTaken };
   if (item === undefined || !chosen.units.keeps(item)) {
     return { ...base, state: 'dropped', rule: 'budget', atVersion: view.version, tokensShown: 0, partsTaken };
   }
   if (kept !== null) return { ...base, state: 'stripped', rule: 'skip_parts', atVersion: strippedAt, tokensShown: item.tokens, partsTaken };
   return { ...base, state: 'in', rule: null, atVersion: 0, tokensShown: item.tokens, partsTaken };
+}
+
+/** Where skip_parts first touches a message: at itself, or at a call that it answers. */
+function reachedFrom(item: WindowItem): number {
+  let lowest = item.place;
+  for (const link of item.links) if (link.target > 0) lowest = Math.min(lowest, link.target);
+  return lowest;
 }
 
 function takenOf(row: MessageRow, kept: readonly number[]): PartTaken[] {
