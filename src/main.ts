@@ -3,7 +3,9 @@
  * Exit codes: 0 after a clean stop, 1 after a failure while running, 2 when the configuration or data refuse the start.
  */
 import { ConfigError, loadConfig } from './config.ts';
+import type { Config } from './config.ts';
 import { createLogger } from './log.ts';
+import type { Logger } from './log.ts';
 import { Node, StartError } from './node.ts';
 
 /** A clean stop that takes longer than this is cut short: whatever hangs must not keep the process. */
@@ -19,6 +21,7 @@ async function main(): Promise<void> {
     process.exit(2);
   }
   const logger = createLogger({ level: config.logLevel, node: config.nodeName });
+  warnIfOpen(config, logger, process.env['NODE_ENV'] === 'production');
   const fail = (error: unknown, type: string): void => {
     logger.error({ type, err: error }, 'the node stops: it could not go on without risking what it acknowledged');
     process.exit(1);
@@ -53,6 +56,14 @@ async function main(): Promise<void> {
     process.stderr.write(`fastpaca: ${error.message}\n`);
     process.exit(2);
   }
+}
+
+/** Says that anybody who reaches the port may read and write everything; in production as an error, which no usual level hides. */
+function warnIfOpen(config: Config, logger: Logger, isProduction: boolean): void {
+  if (config.apiKeys.length > 0) return;
+  const fields = { type: 'no_api_key', host: config.host, port: config.port };
+  if (isProduction) logger.error(fields, 'NODE_ENV is production and FASTPACA_API_KEY is not set: anybody who reaches this port can read, change and delete every conversation');
+  else logger.warn(fields, 'FASTPACA_API_KEY is not set: calls need no key');
 }
 
 await main();
