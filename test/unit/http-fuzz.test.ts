@@ -15,11 +15,11 @@ const id = fc.oneof(
 );
 const oddPath = fc.oneof(
   fc.constantFrom('/health/ready', '/metrics', '/openapi.json', '/v1/cluster', '/v1/contexts', '/v1', '/'),
-  fc.tuple(id, fc.constantFrom('', '/messages', '/tail', '/context', '/compact', '/metadata', '/usage')).map(([name, verb]) => `/v1/contexts/${name}${verb}`),
+  fc.tuple(id, fc.constantFrom('', '/messages', '/tail', '/context', '/compact', '/compact/claim', '/compactions', '/metadata', '/usage')).map(([name, verb]) => `/v1/contexts/${name}${verb}`),
 );
 const target = fc.oneof(
   fc.constantFrom(
-    ...['PUT ', 'GET ', 'DELETE ', 'POST /messages', 'GET /messages', 'GET /tail', 'GET /context', 'POST /compact', 'PATCH /metadata'].map((call) => {
+    ...['PUT ', 'GET ', 'DELETE ', 'POST /messages', 'GET /messages', 'GET /tail', 'GET /context', 'POST /compact', 'POST /compact/claim', 'GET /compactions', 'POST /usage', 'PATCH /metadata'].map((call) => {
       const [method = '', verb = ''] = call.split(' ');
       return { method, path: `/v1/contexts/c${verb}` };
     }),
@@ -34,7 +34,7 @@ const tricky = fc.oneof(
   fc.jsonValue({ maxDepth: 1 }),
 );
 const field = fc.constantFrom(
-  'message', 'messages', 'if_version', 'replacement', 'keep_from_seq', 'claim', 'token_budget', 'trigger_ratio', 'policy', 'metadata', 'model', 'ttl_seconds', '__proto__',
+  'message', 'messages', 'if_version', 'replacement', 'keep_from_seq', 'claim', 'token_budget', 'trigger_ratio', 'policy', 'metadata', 'model', 'ttl_seconds', 'version', 'input_tokens', '__proto__',
 );
 const message = fc.dictionary(fc.constantFrom('role', 'parts', 'metadata', 'token_count', 'id', 'seq', 'x'), fc.oneof(tricky, fc.array(fc.dictionary(fc.constantFrom('type', 'text', 'x'), tricky))));
 const policy = fc.record({
