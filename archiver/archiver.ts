@@ -18,8 +18,9 @@ import { writeBatch, type BatchEntry, type BatchResult } from './writer.ts';
 const STATEMENT_MS = 30_000;
 /** Bytes of message bodies in a batch; one message may pass it. */
 const BATCH_BYTES = 8 * 1024 * 1024;
-/** A database too slow for a batch gets smaller ones, down to this many messages. */
+/** A batch that a slow database does not finish in time is halved, down to so many messages; each that it does adds some. */
 const BATCH_ROWS_MIN = 100;
+const BATCH_ROWS_STEP = 100;
 const RETRY_MS = 200;
 const RETRY_MS_MAX = 10_000;
 /** Contexts flushed and not yet acknowledged; beyond, the loop pauses for its interval (a group may be without quorum). */
@@ -163,9 +164,8 @@ export class Archiver {
       const { state, messages, compactions } = slice;
       const last = messages.at(-1);
       const nextSeq = last === undefined ? state.lastSeq + 1 : last.seq + 1;
-      const complete = nextSeq > state.lastSeq;
-      const version = complete ? state.version : 0;
-      const configRevision = complete ? state.configRevision : 0;
+      // Said even while messages are missing: the context's row and compactions go in with every slice.
+      const { version, configRevision } = state;
       entries.set(context, { context, state, messages, compactions });
       const sent = { nextSeq, version, configRevision };
       acks.push({ ack: { context, upto: last?.seq ?? 0, version, configRevision }, sent });
@@ -192,7 +192,7 @@ export class Archiver {
     metrics.flushDuration.observe(performance.now() - started);
     metrics.inserted.inc(result.rowsInserted);
     metrics.bytesInserted.inc(result.bytesInserted);
-    this.batchRows = Math.min(this.options.batchSize, this.batchRows * 2);
+    this.batchRows = Math.min(this.options.batchSize, this.batchRows + BATCH_ROWS_STEP);
     if (result.jsonRefused > 0) {
       metrics.jsonRefused.inc(result.jsonRefused);
       log.warn({ type: 'archive_json_refused', messages: result.jsonRefused }, `${result.jsonRefused} messages were archived by their bytes alone: Postgres takes no jsonb of them`);

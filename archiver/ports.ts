@@ -86,7 +86,7 @@ export interface Ack {
   readonly context: string;
   /** All messages up to here. 0: says nothing about messages. */
   readonly upto: number;
-  /** The state that the row in `contexts` has, compactions included; both 0 while messages below it are missing. */
+  /** The state that the row in `contexts` has; compactions up to that version are there. Says nothing about messages. */
   readonly version: number;
   readonly configRevision: number;
 }

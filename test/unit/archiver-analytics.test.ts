@@ -134,7 +134,7 @@ describe('tools', () => {
       calls += expected.length;
       assert.deepEqual(await callsInView(id), expected, id);
     }
-    assert.ok(calls >= 8);
+    assert.ok(calls >= 7);
   });
 
   test('names, error rates and latencies', async () => {
@@ -206,9 +206,14 @@ describe('tools', () => {
   });
 
   test('ids that are reused, nested, answered twice or never called pair as in windows', async () => {
-    // A small generator of its own, so that a failure repeats.
-    let seed = 7;
-    const next = (below: number): number => (seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31) % below;
+    // xorshift32, so that a failure repeats; its high bits, as the low ones are poor.
+    let state = 7;
+    const next = (below: number): number => {
+      state ^= state << 13;
+      state ^= state >>> 17;
+      state ^= state << 5;
+      return Math.floor(((state >>> 0) / 2 ** 32) * below);
+    };
     const expected = new Map<string, unknown>();
     for (let c = 0; c < 60; c++) {
       const messages = Array.from({ length: 25 }, () => ({

@@ -78,10 +78,13 @@ describe('flushing', () => {
     fill(300, 3);
     fill(1, 5000, 'hot');
     source.create('empty');
+    let heldMax = 0;
+    source.onRead = () => (heldMax = Math.max(heldMax, source.messagesRead - metrics.of('inserted')));
     start();
     await until('all confirmed', () => source.done);
     await assertArchived();
     assert.ok(source.messagesReadMax <= 200);
+    assert.ok(heldMax > 200 && heldMax <= 400, `two batches in memory at most, not ${heldMax} messages`);
     assert.equal(metrics.of('attempted'), 5900, 'nothing was sent twice');
     assert.equal(metrics.of('inserted'), 5900);
     assert.ok(metrics.of('bytesInserted') === metrics.of('bytesAttempted') && metrics.of('bytesInserted') > 0);
@@ -123,6 +126,17 @@ describe('flushing', () => {
     await until('confirmed in the end', () => source.done);
     await assertArchived();
     assert.ok(metrics.of('attempted') > metrics.of('inserted'));
+  });
+
+  test('while marks cannot be applied, as without a quorum, nothing is flushed again before the interval', async () => {
+    source.loseAcks = () => true;
+    fill(20, 30);
+    start({ flushIntervalMs: 3_600_000 });
+    await until('flushed', () => metrics.of('inserted') === 600);
+    const read = source.messagesRead;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    assert.equal(metrics.of('attempted'), 600);
+    assert.equal(source.messagesRead, read);
   });
 
   test('two nodes that both believe they lead write each message once', async () => {
@@ -210,6 +224,24 @@ describe('Postgres trouble', () => {
     }
     await until('caught up', () => source.done);
     await assertArchived();
+  });
+
+  test('a database too slow for a batch gets smaller ones until they fit its time', async () => {
+    start({ flushIntervalMs: 10 });
+    await until('prepared', async () => (await server.query(`SELECT to_regclass('messages') AS name`))[0]?.['name'] !== null);
+    await archive?.close();
+    await server.query(`CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END $$;
+      CREATE TRIGGER dawdle BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION dawdle()`);
+    try {
+      fill(4, 400);
+      // 1600 rows take over 3 s and 400 take about one.
+      start({ flushIntervalMs: 10, batchSize: 1600, url: `${server.url}?statement_timeout=1200` });
+      await until('confirmed', () => source.done, 30_000);
+      await assertArchived();
+      assert.ok(log.lines.some(({ message }) => message.includes('57014')));
+    } finally {
+      await server.query('DROP TRIGGER dawdle ON messages; DROP FUNCTION dawdle');
+    }
   });
 
   test('a lock on the table only delays, and closing does not wait for it', async () => {

@@ -32,8 +32,10 @@ export class MemorySource implements ArchiveSource {
   loseAcks: () => boolean = () => false;
   /** Contexts of groups led elsewhere. */
   readonly elsewhere = new Set<string>();
-  readsInFlight = 0;
   messagesReadMax = 0;
+  /** All messages handed out so far. */
+  messagesRead = 0;
+  onRead: () => void = () => undefined;
 
   create(context: string, over: Partial<ArchiveContext> = {}): void {
     const state: ArchiveContext = {
@@ -105,6 +107,8 @@ export class MemorySource implements ArchiveSource {
       messages.push(message);
       size += message.body.length;
     }
+    this.messagesRead += messages.length;
+    this.onRead();
     this.messagesReadMax = Math.max(this.messagesReadMax, messages.length);
     return { state: stored.state, messages, compactions: stored.compactions.filter(({ version }) => version > stored.archivedVersion) };
   }
