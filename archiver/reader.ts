@@ -75,7 +75,9 @@ SELECT low::float8 AS low, high::float8 AS high FROM search ORDER BY high - low 
 const MARK_PURGED = `
 INSERT INTO contexts AS c (id, status, version, config_revision, last_seq) VALUES ($1, 'purged', 0, 0, 0)
 ON CONFLICT (id) DO UPDATE SET status = 'purged', token_budget = NULL, trigger_ratio = NULL, policy = NULL, model = NULL, metadata = NULL, window_tokens = NULL`;
-const DELETE_MESSAGES = `DELETE FROM messages WHERE context_id = $1 AND seq IN (SELECT seq FROM messages WHERE context_id = $1 ORDER BY seq LIMIT ${DELETE_ROWS})`;
+/** Each step starts where the one before ended, so that none walks over rows that are deleted already. */
+const NEXT_DELETE = `SELECT max(seq)::float8 AS upto FROM (SELECT seq FROM messages WHERE context_id = $1 AND seq > $2 ORDER BY seq LIMIT ${DELETE_ROWS}) AS step`;
+const DELETE_MESSAGES = 'DELETE FROM messages WHERE context_id = $1 AND seq > $2 AND seq <= $3';
 
 export class ArchiveReader {
   private readonly pool: pg.Pool;
@@ -130,10 +132,14 @@ export class ArchiveReader {
     return this.attempt(async () => {
       await this.pool.query(MARK_PURGED, [context]);
       await this.pool.query('DELETE FROM compactions WHERE context_id = $1', [context]);
-      for (let erased = 0; ; ) {
-        const { rowCount } = await this.pool.query(DELETE_MESSAGES, [context]);
-        if (rowCount === 0 || rowCount === null) return erased;
-        erased += rowCount;
+      let erased = 0;
+      for (let from = 0; ; ) {
+        const { rows } = await this.pool.query<{ upto: number | null }>(NEXT_DELETE, [context, from]);
+        const upto = rows[0]?.upto ?? null;
+        if (upto === null) return erased;
+        const { rowCount } = await this.pool.query(DELETE_MESSAGES, [context, from, upto]);
+        erased += rowCount ?? 0;
+        from = upto;
       }
     });
   }

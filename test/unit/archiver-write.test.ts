@@ -276,6 +276,14 @@ describe('erasure', () => {
     assert.equal(again.ok && again.value, 0);
   });
 
+  test('of a long conversation goes in steps and leaves its neighbours alone', async () => {
+    const long = conversation('erase-long', Array.from({ length: 12_001 }, () => ({}))).entry;
+    await writeBatch(client, [long, conversation('erase-lonh', [{}]).entry]);
+    const erased = await reader.erase('erase-long');
+    assert.equal(erased.ok && erased.value, 12_001);
+    assert.deepEqual(await database.query(`SELECT context_id, seq::int FROM messages WHERE context_id LIKE 'erase-lon%'`), [{ context_id: 'erase-lonh', seq: 1 }]);
+  });
+
   test('waits for a flush under way and takes its rows too', async () => {
     const other = await connect();
     try {
