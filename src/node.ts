@@ -25,7 +25,6 @@ import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
 import { MessageExporter } from './export.ts';
 import { buildApp } from './http/app.ts';
 import { Listing } from './listing/listing.ts';
-import { bearerAuth } from './http/auth.ts';
 import type { LogFields, Logger, NodeLogger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
 import { createMetrics, type Metrics, type NodeSample } from './metrics.ts';
@@ -200,15 +199,13 @@ export class Node {
     });
     this.listing = new Listing({ rows: storage, router: this.router, network: this.links, timeoutMs: config.requestTimeoutMs });
     this.health = new Health({ host: this.host, router: this.router, starting: () => this.startingReason() });
-    const auth = bearerAuth(config.apiKeys);
     this.streams = new StreamServer({
       rows: (context) => this.machine.rowsOf(context),
       hosts: (group) => this.router.hosts(group),
       isLed: (group) => (this.host.status(group)?.leader ?? 0) !== 0,
       barrier: (group) => this.router.barrier(group),
       hostAddresses: (group) => this.addressesOf(group),
-      authorize: (request) => auth.check(request.headers.authorization),
-      isAuthRequired: auth.required,
+      isAuthRequired: config.apiKeys.length > 0,
       origins: config.corsOrigins,
       peerAccepts: (authorization) => this.keys.accepts(authorization),
       peerHeaders: () => this.keys.headers(),

@@ -123,7 +123,8 @@ function traceRequests(api: FastifyInstance, traces: RequestTraces): void {
     const contextId = typeof params === 'object' && params !== null && 'id' in params && typeof params.id === 'string' ? params.id : null;
     const span = traces.begin({ method: request.method, route: request.routeOptions.url ?? '', contextId, traceparent: typeof headers['traceparent'] === 'string' ? headers['traceparent'] : undefined });
     spans.set(request, span);
-    reply.raw.once('close', () => span.end(reply.raw.statusCode, reply.raw.writableFinished));
+    // An upgrade (101) is answered by those who take the connection over.
+    reply.raw.once('close', () => span.end(reply.raw.statusCode, reply.raw.writableFinished || reply.raw.statusCode === 101));
     done();
   });
   // Only here: a body arrives in events that know nothing of the request they belong to.

@@ -1,5 +1,5 @@
 /**
- * Bearer tokens: API keys for /v1, one token for /metrics. Also called for upgrades, which the framework's hooks never see.
+ * Bearer tokens: API keys for /v1, one token for /metrics.
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { ApiError } from '../errors.ts';

@@ -1,11 +1,12 @@
 /**
  * Streams of one node, from the request to the end: who may open one, whether its context is here or elsewhere, over
- * which transport. Upgrades never meet the framework's hooks, so everything those would do is done here, before the 101.
+ * which transport. A client's upgrade goes through the framework's router like any call, to the same route as SSE, so
+ * that keys, rate limits, traces and refusals are those of every call under /v1.
  */
-import { STATUS_CODES } from 'node:http';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import { ServerResponse, STATUS_CODES } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { WebSocketServer } from 'ws';
 import type { WebSocket } from 'ws';
 import { groupOf } from '../cluster/placement.ts';
@@ -46,8 +47,6 @@ export interface StreamServerOptions extends HubSource {
   readonly hostAddresses: (group: number) => readonly string[];
   /** Resolves to true when the local replica holds all that was acknowledged before the call, to false when there is none; throws ApiError. */
   readonly barrier: (group: number) => Promise<boolean>;
-  /** Throws ApiError unless the request may be served (upgrades; /v1 checks the others itself). */
-  readonly authorize: (request: IncomingMessage) => void;
   /** False: pages of any origin could open streams here unless their origin is checked. */
   readonly isAuthRequired: boolean;
   /** Origins whose pages may, besides this host's own; `*` is any. */
@@ -71,6 +70,10 @@ export class StreamServer {
   /** Connections of clients that have a stream or wait for one. */
   private readonly connections = new Set<Duplex>();
   private readonly peerConnections = new Set<Duplex>();
+  /** Upgrades on their way through the router, with the bytes that followed them. */
+  private readonly upgrades = new WeakMap<IncomingMessage, Buffer>();
+  /** The framework's router; null until `mount`. */
+  private route: ((request: IncomingMessage, response: ServerResponse) => void) | null = null;
   private relaysEvicted = 0;
   private isClosing = false;
   private readonly ticker: NodeJS.Timeout;
@@ -78,7 +81,7 @@ export class StreamServer {
   constructor(options: StreamServerOptions) {
     this.options = options;
     this.hub = new StreamHub(options);
-    this.server.on('wsClientError', (error, socket) => refuse(socket, new ApiError('invalid_request', `This is not a WebSocket handshake: ${error.message}.`, { path: 'Upgrade' })));
+    this.server.on('wsClientError', (error, socket, request) => this.refuseUpgrade(request, socket, new ApiError('invalid_request', `This is not a WebSocket handshake: ${error.message}.`, { path: 'Upgrade' })));
     // Behind what has arrived, as in the hub.
     this.ticker = setInterval(() => setImmediate(() => this.tick(performance.now())), TICK_MS);
     this.ticker.unref();
@@ -113,40 +116,83 @@ export class StreamServer {
   /** Takes an upgrade: a client's stream, or one that another node relays. Anything else is answered 404. */
   handleUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     socket.on('error', () => socket.destroy());
-    this.upgrade(request, socket, head).catch((error: unknown) => {
-      const known = this.known(error, request);
-      this.options.requestAnswered(known.status);
-      refuse(socket, known);
+    const url = request.url ?? '';
+    if (pathOf(url) === PEER_STREAM_PATH) {
+      this.upgradePeer(request, socket, head).catch((error: unknown) => this.refuseUpgrade(request, socket, error));
+    } else if (request.method !== 'GET' || streamTarget(url) === null) {
+      this.refuseUpgrade(request, socket, new ApiError('not_found', 'There is no WebSocket at this path. Streams are at GET /v1/contexts/:id/stream.'));
+    } else {
+      if (this.route === null) throw new Error('mount comes before the first upgrade');
+      this.upgrades.set(request, head);
+      this.route(request, responseTo(request));
+    }
+  }
+
+  /** Mounts the path of streams for both transports. `api` has the prefix /v1 and what holds for all calls under it. */
+  mount(api: FastifyInstance): void {
+    this.route = (request, response) => api.routing(request, response);
+    api.get('/contexts/:id/stream', { schema: { hide: true }, exposeHeadRoute: false }, (request, reply) => {
+      const head = this.upgrades.get(request.raw);
+      return head === undefined ? this.openEvents(request, reply) : this.openSocket(reply, head);
     });
   }
 
-  /** Mounts the same path for readers of server-sent events. `api` has the prefix /v1 and authenticates. */
-  mount(api: FastifyInstance): void {
-    api.get('/contexts/:id/stream', { schema: { hide: true }, exposeHeadRoute: false }, async (request, reply) => {
-      if (!/\btext\/event-stream\b/i.test(request.headers.accept ?? '')) {
-        throw new ApiError('invalid_request', 'A stream is a WebSocket (Upgrade: websocket) or server-sent events (Accept: text/event-stream).', { path: 'Accept' });
-      }
-      const wanted = parseStreamRequest(request.raw.url ?? '', request.headers);
-      this.enter(request.raw.socket);
-      let origin: Origin;
-      try {
-        origin = await this.find(wanted, true);
-      } catch (error) {
-        this.leave(request.raw.socket);
-        throw error;
-      }
-      if (origin.at === 'nowhere' || (origin.at === 'here' && origin.header.status === 'tombstoned' && (wanted.cursor ?? -1) >= origin.header.version)) {
-        this.leave(request.raw.socket);
-        this.options.requestAnswered(204);
-        // The one answer that keeps an EventSource from coming back for ever.
-        return reply.code(204).send();
-      }
-      reply.hijack();
-      this.options.requestAnswered(200);
-      for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) reply.raw.setHeader(name, value);
-      this.events(reply.raw, wanted, origin);
-      return reply;
+  /** Server-sent events. Throws ApiError. */
+  private async openEvents(request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+    if (!/\btext\/event-stream\b/i.test(request.headers.accept ?? '')) {
+      throw new ApiError('invalid_request', 'A stream is a WebSocket (Upgrade: websocket) or server-sent events (Accept: text/event-stream).', { path: 'Accept' });
+    }
+    const wanted = parseStreamRequest(request.raw.url ?? '', request.headers);
+    const origin = await this.enterAndFind(request.raw.socket, wanted, true);
+    if (origin.at === 'nowhere' || (origin.at === 'here' && origin.header.status === 'tombstoned' && (wanted.cursor ?? -1) >= origin.header.version)) {
+      this.leave(request.raw.socket);
+      this.options.requestAnswered(204);
+      // The one answer that keeps an EventSource from coming back for ever.
+      return reply.code(204).send();
+    }
+    reply.hijack();
+    this.options.requestAnswered(200);
+    for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) reply.raw.setHeader(name, value);
+    this.events(reply.raw, wanted, origin);
+    return reply;
+  }
+
+  /** A WebSocket. Throws ApiError. */
+  private async openSocket(reply: FastifyReply, head: Buffer): Promise<FastifyReply> {
+    const response = reply.raw;
+    const request = response.req;
+    this.checkOrigin(request);
+    const wanted = parseStreamRequest(request.url ?? '', request.headers);
+    const { socket } = request;
+    socket.once('close', () => this.leave(socket));
+    const origin = await this.enterAndFind(socket, wanted, false);
+    if (origin.at === 'nowhere') throw new Error('a WebSocket stream always has an origin');
+    reply.hijack();
+    // From here on the socket carries frames, and the answer is nothing that must live as long as they do.
+    response.detachSocket(socket);
+    let isTaken = false;
+    this.server.handleUpgrade(request, socket, head, (ws) => {
+      isTaken = true;
+      this.options.requestAnswered(101);
+      this.start(new SocketSink(ws, socket, 'client'), wanted, origin);
     });
+    // The handshake was refused, or the client has left meanwhile.
+    if (!isTaken && origin.at === 'peer') origin.ws.terminate();
+    // Without its socket the answer would not tell those who wait for its end (traces).
+    response.statusCode = isTaken ? 101 : 400;
+    response.emit('close');
+    return reply;
+  }
+
+  /** Takes a place for the connection, kept unless this throws ApiError, and finds its stream. */
+  private async enterAndFind(socket: Duplex, wanted: StreamRequest, isEvents: boolean): Promise<Origin> {
+    this.enter(socket);
+    try {
+      return await this.find(wanted, isEvents);
+    } catch (error) {
+      this.leave(socket);
+      throw error;
+    }
   }
 
   private events(response: ServerResponse, wanted: StreamRequest, origin: Exclude<Origin, { at: 'nowhere' }>): void {
@@ -157,34 +203,6 @@ export class StreamServer {
       return this.leave(socket);
     }
     this.start(new SseSink(response), wanted, origin);
-  }
-
-  private async upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
-    const url = request.url ?? '';
-    if (pathOf(url) === PEER_STREAM_PATH) return this.upgradePeer(request, socket, head);
-    if (streamTarget(url) === null) throw new ApiError('not_found', 'There is no WebSocket at this path. Streams are at /v1/contexts/:id/stream.');
-    this.options.authorize(request);
-    this.checkOrigin(request);
-    const wanted = parseStreamRequest(url, request.headers);
-    this.enter(socket);
-    socket.once('close', () => this.leave(socket));
-    let origin: Origin;
-    try {
-      origin = await this.find(wanted, false);
-    } catch (error) {
-      this.leave(socket);
-      throw error;
-    }
-    if (origin.at === 'nowhere') throw new Error('a WebSocket stream always has an origin');
-    const from = origin;
-    let isTaken = false;
-    this.server.handleUpgrade(request, socket, head, (ws) => {
-      isTaken = true;
-      this.options.requestAnswered(101);
-      this.start(new SocketSink(ws, socket, 'client'), wanted, from);
-    });
-    // The handshake was refused, or the client has left meanwhile.
-    if (!isTaken && from.at === 'peer') from.ws.terminate();
   }
 
   private start(sink: Sink, wanted: StreamRequest, origin: Exclude<Origin, { at: 'nowhere' }>): void {
@@ -276,10 +294,16 @@ export class StreamServer {
     for (const relay of this.relays) if (relay.tick(nowMs)) this.relaysEvicted++;
   }
 
-  private known(error: unknown, request: IncomingMessage): ApiError {
-    if (error instanceof ApiError) return error;
-    this.options.logger.error({ type: 'request_failed', err: error, method: request.method, url: request.url }, 'a stream failed to open in a way that is a bug');
-    return new ApiError('internal', 'Something went wrong here; it has been logged.');
+  private refuseUpgrade(request: IncomingMessage, socket: Duplex, error: unknown): void {
+    let known: ApiError;
+    if (error instanceof ApiError) {
+      known = error;
+    } else {
+      this.options.logger.error({ type: 'request_failed', err: error, method: request.method, url: request.url }, 'a stream failed to open in a way that is a bug');
+      known = new ApiError('internal', 'Something went wrong here; it has been logged.');
+    }
+    this.options.requestAnswered(known.status);
+    refuse(socket, known);
   }
 }
 
@@ -287,7 +311,20 @@ function stopping(): ApiError {
   return new ApiError('raft_unavailable', 'This node is stopping. Use another node.');
 }
 
-/** Answers an upgrade as any other request would be answered, and closes the connection. */
+/** What the router answers an upgrade with when it is refused: written to its socket, which is then closed. */
+function responseTo(request: IncomingMessage): ServerResponse {
+  const { socket } = request;
+  const response = new ServerResponse(request);
+  response.shouldKeepAlive = false;
+  response.assignSocket(socket);
+  response.once('finish', () => {
+    cutIfOpen(socket);
+    socket.end();
+  });
+  return response;
+}
+
+/** Answers an upgrade that never reached the router, and closes the connection. */
 function refuse(socket: Duplex, error: ApiError): void {
   if (socket.destroyed || !socket.writable) {
     socket.destroy();
@@ -302,8 +339,12 @@ function refuse(socket: Duplex, error: ApiError): void {
     ...(error.status === 401 ? ['WWW-Authenticate: Bearer'] : []),
     'Connection: close',
   ];
-  // A client that neither reads nor closes must not keep the connection.
+  cutIfOpen(socket);
+  socket.end(`${headers.join('\r\n')}\r\n\r\n${body}`);
+}
+
+/** A client that neither reads nor closes must not keep the connection. */
+function cutIfOpen(socket: Duplex): void {
   const cut = setTimeout(() => socket.destroy(), CLOSE_TIMEOUT_MS);
   socket.once('close', () => clearTimeout(cut));
-  socket.end(`${headers.join('\r\n')}\r\n\r\n${body}`);
 }
