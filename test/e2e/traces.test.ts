@@ -5,6 +5,7 @@ import { createServer } from 'node:http';
 import type { Server } from 'node:http';
 import { after, before, describe, test } from 'node:test';
 import { call, ClusterProcesses, until } from './processes.ts';
+import { refusal, StreamClient, streamUrl } from './stream-client.ts';
 
 interface Span {
   traceId: string;
@@ -132,6 +133,18 @@ describe('traces', () => {
     await until('both', () => collector.of(read.traceId).length + collector.of(wrong.traceId).length >= 2);
     assert.deepEqual(collector.of(read.traceId).map(({ name }) => name), ['GET /v1/contexts/:id']);
     assert.deepEqual(collector.of(wrong.traceId).map(({ attributes, isError }) => [attributes['http.response.status_code'], isError]), [[400, false]]);
+  });
+
+  test('a stream is a request that ends with its upgrade, or with its refusal', async () => {
+    const headers = (traceId: string) => ({ traceparent: `00-${traceId}-00000000000000ab-01` });
+    const [opened, refused] = ['c'.repeat(32), 'd'.repeat(32)];
+    const client = await StreamClient.open(streamUrl(cluster.node(2).url, 'traced/1'), headers(opened));
+    assert.equal((await refusal(streamUrl(cluster.node(2).url, 'nobody'), headers(refused))).status, 404);
+    await until('both, while the stream is open', () => collector.of(opened).length + collector.of(refused).length >= 2);
+    const told = (traceId: string) => collector.of(traceId).map(({ name, attributes, isError }) => [name, attributes['context_id'], attributes['http.response.status_code'], isError]);
+    assert.deepEqual([...told(opened), ...told(refused)], [['GET /v1/contexts/:id/stream', 'traced/1', 101, false], ['GET /v1/contexts/:id/stream', 'nobody', 404, false]]);
+    assert.equal(client.closed, null);
+    client.close();
   });
 
   test('a caller that does not sample is not traced; one without a trace starts a new one', async () => {
