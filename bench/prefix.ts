@@ -173,7 +173,7 @@ class ByHand implements Source {
 const CONTENDERS: readonly Contender[] = [
   { name: 'by hand: the last messages that fit', start: (budget) => new ByHand(budget) },
   server('`last_n`, sliding: target 0.7 = trigger', { triggerRatio: 0.7, policy: policy({ targetRatio: 0.7 }) }),
-  server('`last_n`, as it comes: 0.7 → 0.5', { triggerRatio: 0.7, policy: policy() }),
+  server('`last_n`, the default: 0.7 → 0.5', { triggerRatio: 0.7, policy: policy() }),
   server('`last_n` 0.7 → 0.35', { triggerRatio: 0.7, policy: policy({ targetRatio: 0.35 }) }),
   server('`last_n` 1 → 0.5', { triggerRatio: 1, policy: policy() }),
   server('`last_n` 1 → 0.3', { triggerRatio: 1, policy: policy({ targetRatio: 0.3 }) }),
@@ -223,7 +223,9 @@ const percent = (share: number): string => `${(100 * share).toFixed(1)}%`;
 process.stdout.write(`Prompt tokens that repeat the previous prompt's prefix / average share of the budget filled. Seed ${seed}.\n`);
 for (const budget of values.budgets.split(',').map(Number)) {
   const long = [...CHAT_KINDS.map((kind) => synthetic(kind, Number(values.windows) * budget, seed)), joined(chats)].map((chat) => ({ name: chat.name, chats: [chat], fromTokens: budget }));
-  const columns = [...long, { name: 'file', chats, fromTokens: 0 }];
+  // The file may be too short to outgrow the budget even in one piece.
+  const outgrown = long.filter(({ chats: [chat] }) => (chat?.messages ?? []).reduce((sum, { tokens }) => sum + tokens, 0) > 2 * budget);
+  const columns = [...outgrown, { name: 'file', chats, fromTokens: 0 }];
   const counts = new Map<string, number>();
   const lines: string[] = [];
   for (const contender of CONTENDERS) {
@@ -233,7 +235,7 @@ for (const budget of values.budgets.split(',').map(Number)) {
       const tally: Tally = { prompts: 0, tokens: 0, repeated: 0, filled: 0 };
       for (const chat of column.chats) play(chat, contender, { budget, fromTokens: column.fromTokens }, tally);
       counts.set(column.name, tally.prompts);
-      cells.push(tally.prompts === 0 ? '–' : `${percent(tally.repeated / tally.tokens)} / ${percent(tally.filled / tally.prompts)}`);
+      cells.push(`${percent(tally.repeated / tally.tokens)} / ${percent(tally.filled / tally.prompts)}`);
       if (column.fromTokens === 0) continue;
       all.tokens += tally.tokens;
       all.repeated += tally.repeated;
