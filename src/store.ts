@@ -295,6 +295,8 @@ function replyError(id: string, reply: Extract<Reply, { ok: false }>): ApiError 
       return new ApiError('invalid_request', `keep_from_seq must be between 1 and ${reply.lastSeq + 1} (last_seq + 1).`, { path: 'keep_from_seq' });
     case 'claim_held':
       return claimHeld(reply.expiresAt);
+    case 'claim_lost':
+      return new ApiError('conflict', `This claim is no longer held: it was used or given back, or another worker claimed since. Nothing was applied; claim again and read the window anew (its version is now ${reply.version}).`, { found: reply.version });
     case 'version_not_kept':
       return new ApiError('invalid_request', `There is no window of that version to compare with: ${reply.version} is the newest and ${reply.from} the oldest that can be told.`, { path: 'version' });
     case 'model_mismatch':

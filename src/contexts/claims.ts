@@ -1,7 +1,8 @@
 /**
  * Compaction claims: one summariser at a time. A summary takes a model a while to write; without a claim two workers
  * write it twice and the second replaces what the first has made. A claim is live until its time, by the stamps of
- * commands; it ends with the compact that shows its token, or when it is given back.
+ * commands; it ends with the compact that shows its token, or when it is given back. A summary made under a claim is worth
+what the claim is: once somebody else has claimed or compacted, the window it was made of is gone.
  *
  * A claim stops other compactions only. What is appended while a summary is made stays in the window by keep_from_seq.
  */
@@ -32,6 +33,14 @@ export function claim(rows: Rows, stampMs: number, command: ClaimCommand): Outco
   // Copied: the command's bytes are those of a whole log entry, which a cached header must not hold.
   const next: ContextHeader = { ...header, updatedAt: stampMs, claim: ttlSeconds === 0 ? null : { token: token.slice(), expiresAt } };
   return { reply, events: [], writes: [{ table: 'header', context, key: '', value: encodeHeader(next) }], header: next, config: null };
+}
+
+/**
+ * Whether a compaction with this token comes too late: its claim is not the last one made, or was used. Over in time alone
+ * it still stands, for then nothing was compacted since.
+ */
+export function isLost({ claim: last }: ContextHeader, token: Uint8Array | null): boolean {
+  return token !== null && (last === null || !equalBytes(last.token, token));
 }
 
 /** The claim that forbids a compaction with this token (null: without one); null when there is none. */

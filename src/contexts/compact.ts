@@ -4,7 +4,7 @@
  */
 import { pendingRows, validMessages } from './append.ts';
 import { CallTracker } from './calls.ts';
-import { heldByAnother } from './claims.ts';
+import { heldByAnother, isLost } from './claims.ts';
 import { NO_REPLACEMENT } from './cut.ts';
 import { encodeCut } from './cuts.ts';
 import { answer, refuse } from './outcome.ts';
@@ -31,8 +31,10 @@ export function compact(rows: Rows, stampMs: number, command: Compact): Outcome 
     return answer({ ok: false, code: 'invalid_keep_from_seq', lastSeq: header.lastSeq });
   }
   if (!validMessages(command.replacement, 0)) return refuse('invalid_command');
-  const held = heldByAnother(header, stampMs, command.claim ?? null);
+  const token = command.claim ?? null;
+  const held = heldByAnother(header, stampMs, token);
   if (held !== null) return answer({ ok: false, code: 'claim_held', expiresAt: held.expiresAt });
+  if (isLost(header, token)) return answer({ ok: false, code: 'claim_lost', version: header.version });
   return replace(rows, stampMs, { command, header, config });
 }
 

@@ -246,6 +246,8 @@ export type Reply =
   | { readonly ok: false; readonly code: 'invalid_keep_from_seq'; readonly lastSeq: number }
   | { readonly ok: false; readonly code: 'model_mismatch'; readonly model: string }
   | { readonly ok: false; readonly code: 'claim_held'; /** Milliseconds since the epoch. */ readonly expiresAt: number }
+  /** The claim shown was used, given back, or followed by another. */
+  | { readonly ok: false; readonly code: 'claim_lost'; readonly version: number }
   /** No window can be told for the version asked for: it lies ahead, or before `from`. */
   | { readonly ok: false; readonly code: 'version_not_kept'; readonly from: number; readonly version: number };
 

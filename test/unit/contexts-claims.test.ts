@@ -54,12 +54,34 @@ describe('a claim', () => {
   it('that is over or given back stops nobody', () => {
     const rows = created();
     rows.run(claim(1), START);
-    assert.equal(codeOf(rows.run(claimed(2), START + 60_000).reply), 'ok');
+    assert.equal(codeOf(rows.run(compact([user()]), START + 60_000).reply), 'ok');
     rows.run(claim(1), START + 60_000);
     assert.equal(codeOf(rows.run(claim(2, 0), START + 60_001).reply), 'claim_held');
     assert.deepEqual(rows.run(claim(1, 0), START + 60_001).reply, { ok: true, type: 'claim', expiresAt: 0 });
     assert.equal(codeOf(rows.run(compact([]), START + 60_001).reply), 'ok');
     assert.deepEqual(rows.run(claim(3, 0), START + 60_002).writes, []);
+  });
+
+  it('that is over in time still compacts, unless somebody else has claimed or compacted since', () => {
+    const rows = created();
+    rows.run(claim(1), START);
+    assert.equal(codeOf(rows.run(claimed(1), START + 90_000).reply), 'ok');
+
+    const raced = created();
+    raced.run(append(Array.from({ length: 8 }, () => user())), START);
+    raced.run(claim(1), START);
+    raced.run(claim(2), START + 60_000);
+    assert.equal(codeOf(raced.run(claimed(2, 5), START + 60_001).reply), 'ok');
+    const { shown, version } = { shown: raced.shown(), version: raced.head.version };
+    // Made of a window that is gone: applied, it would drop 5 to 8, which nobody has summarised.
+    assert.deepEqual(raced.run(claimed(1, 9), START + 60_002).reply, { ok: false, code: 'claim_lost', version });
+    assert.equal(raced.shown(), shown);
+    raced.run(claim(3), START + 60_003);
+    assert.equal(codeOf(raced.run(claimed(1, 9), START + 60_004).reply), 'claim_held');
+    assert.equal(codeOf(raced.run(claimed(1, 9), START + 200_000).reply), 'claim_lost');
+    // Its own compaction repeated, as after a lost answer.
+    assert.equal(codeOf(raced.run(claimed(3, 9), START + 200_000).reply), 'ok');
+    assert.equal(codeOf(raced.run(claimed(3, 9), START + 200_001).reply), 'claim_lost');
   });
 
   it('is refused where there is nothing to claim, and when malformed', () => {
