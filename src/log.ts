@@ -28,7 +28,8 @@ export function createLogger(options: { level: LogLevel; node: string | null }, 
   const settings = {
     level: options.level,
     base: {},
-    mixin: () => node,
+    // A fresh object for each line: pino merges the line's fields into it.
+    mixin: () => ({ ...node }),
     timestamp: (): string => `,"time":"${new Date().toISOString()}"`,
     formatters: { level: (label: string) => ({ level: label }) },
     messageKey: 'message',

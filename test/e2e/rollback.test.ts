@@ -32,7 +32,7 @@ async function assertNeverVotes(sound: NodeProcess, restored: NodeProcess, gone:
     const { status, text } = await restored.readiness();
     return status === 503 && /"refused"/.test(text) && /steps back: .*rolled back/.test(text);
   });
-  assert.match(await readFile(restored.logFile, 'utf8'), /this node steps back/);
+  await until('the restored node to log that it steps back', async () => /this node steps back/.test(await readFile(restored.logFile, 'utf8')));
   await until('a sound node to log the refusal', async () => /refused here: .*rolled back|it has stepped back/.test(await readFile(sound.logFile, 'utf8')));
   await gone.kill('SIGKILL');
   const end = Date.now() + 4000;
