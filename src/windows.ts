@@ -29,7 +29,7 @@ export function windowAnswer(rows: Rows, id: string, header: ContextHeader, quer
   const etag = etagOf(view, query);
   if (query.ifNoneMatch !== null && matches(query.ifNoneMatch, etag)) return { body: Buffer.alloc(0), etag, notModified: true };
   const window = projectView(rows, id, view, query);
-  if (window.tooLarge) throw new ApiError('payload_too_large', `The window takes more than ${ANSWER_BYTES_MAX} bytes. Ask for fewer tokens (budget_tokens), or compact the context.`);
+  if (window.tooLarge) throw windowTooLarge();
   if (window.missing > 0) throw notWhole(id, query, window.missing);
   const { members, prefixHash } = query.provider === null ? plainMessages(window) : providerMessages(window, query.provider);
   const segments = window.segments.map(({ type, fromSeq, toSeq }) => ({ type, from_seq: fromSeq, to_seq: toSeq }));
@@ -41,9 +41,15 @@ export function windowAnswer(rows: Rows, id: string, header: ContextHeader, quer
   return { body: Buffer.concat([Buffer.from(head), ...members, Buffer.from(rest)]), etag, notModified: false };
 }
 
-/** A page of the log with what became of each message, and the sums. Throws ApiError conflict, invalid_request (at_version). */
+/** A page of the log with what became of each message, and the sums. Throws as windowAnswer does. */
 export function explainAnswer(rows: Rows, id: string, header: ContextHeader, query: ExplainQuery): Buffer {
-  return Buffer.from(JSON.stringify(explanationJson(explain(rows, id, selected(rows, id, header, query), query))));
+  const explanation = explain(rows, id, selected(rows, id, header, query), query);
+  if (explanation.tooLarge) throw windowTooLarge();
+  return Buffer.from(JSON.stringify(explanationJson(explanation)));
+}
+
+function windowTooLarge(): ApiError {
+  return new ApiError('payload_too_large', `The window takes more than ${ANSWER_BYTES_MAX} bytes. Ask for fewer tokens (budget_tokens), or compact the context.`);
 }
 
 /** A page of what cut the window, oldest first. */

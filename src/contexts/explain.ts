@@ -87,6 +87,8 @@ export interface Explanation {
   /** null at the end of the log. */
   readonly nextSeq: number | null;
   readonly arithmetic: Arithmetic;
+  /** The answer explained would take more than ANSWER_BYTES_MAX: it is not given, and nothing is explained. */
+  readonly tooLarge: boolean;
 }
 
 /** Explains a page of the log as of `view` (see travel.ts). Reads what project reads, the page, and a few cuts. */
@@ -98,7 +100,8 @@ export function explain(rows: Rows, context: string, view: WindowView, query: Ex
   const messages: ExplainedMessage[] = [];
   const from = Math.max(1, query.fromSeq);
   const to = Math.min(view.lastSeq, from + query.limit - 1);
-  for (let seq = from; seq <= to; seq++) {
+  const tooLarge = chosen.source.exhausted;
+  for (let seq = from; !tooLarge && seq <= to; seq++) {
     const bytes = rows.get('message', context, seq);
     const row = bytes === undefined ? null : decodeMessageRow(bytes);
     if (row !== null) messages.push(explained({ seq, row, item: shown.get(seq), chosen, past, view }));
@@ -109,6 +112,7 @@ export function explain(rows: Rows, context: string, view: WindowView, query: Ex
     messages,
     nextSeq: to < view.lastSeq ? to + 1 : null,
     arithmetic: arithmeticOf(view, chosen),
+    tooLarge,
   };
 }
 

@@ -1,6 +1,8 @@
 /** What a long context costs: rows read by an answer, an append, a compaction, whatever lies behind them. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { explain } from '../../src/contexts/explain.ts';
+import { windowNow } from '../../src/contexts/travel.ts';
 import { MemoryRows, append, assistant, call, compact, message, policy, put, result, system, text, tool, user } from './contexts-fixture.ts';
 import type { Command, NewMessage } from '../../src/contexts/types.ts';
 
@@ -72,5 +74,12 @@ describe('a window of 20,000 messages', () => {
     assert.deepEqual([whole.tooLarge, whole.elements], [true, []]);
     const some = rows.window(2000);
     assert.deepEqual([some.tooLarge, some.elements.length], [false, 20]);
+    const view = windowNow(rows, 'c');
+    assert.ok(view !== null);
+    const page = { fromSeq: 1, limit: 5 };
+    const explained = explain(rows, 'c', view, { ...page, budgetTokens: null, full: true });
+    assert.deepEqual([explained.tooLarge, explained.messages], [true, []]);
+    const explainedSome = explain(rows, 'c', view, { ...page, budgetTokens: 2000, full: false });
+    assert.deepEqual([explainedSome.tooLarge, explainedSome.messages.length], [false, 5]);
   });
 });
