@@ -56,6 +56,13 @@ export interface Config {
   readonly diskHardFreeBytes: number;
   readonly ballastBytes: number;
   readonly archiver: ArchiverConfig;
+  /** Told of windows that need compaction; null: nobody is. */
+  readonly webhook: WebhookConfig | null;
+}
+
+export interface WebhookConfig {
+  readonly url: string;
+  readonly secret: string;
 }
 
 /** Parsed and checked with the rest; the archiver itself cannot be enabled in this version. */
@@ -121,7 +128,8 @@ export const VARIABLES = {
   FASTPACA_TLS_CERT: { defaultText: '', meaning: 'TLS certificate file. Not available in this version.', unavailable: anything },
   FASTPACA_TLS_KEY: { defaultText: '', meaning: 'TLS key file. Not available in this version.', unavailable: anything },
   FASTPACA_TLS_CA: { defaultText: '', meaning: 'Authority that signs peer certificates. Not available in this version.', unavailable: anything },
-  FASTPACA_COMPACTION_WEBHOOK: { defaultText: '', meaning: 'URL told when a window needs compaction. Not available in this version.', unavailable: anything },
+  FASTPACA_COMPACTION_WEBHOOK: { defaultText: '', meaning: 'http or https URL that is told by POST when a window needs compaction. Unset: none.' },
+  FASTPACA_COMPACTION_WEBHOOK_SECRET: { defaultText: '', meaning: 'Key of the signature on what that URL is told; required with it.', refuseEmpty: true },
   FASTPACA_SHARDS: { defaultText: '', meaning: 'Processes that share the groups of a node. Not available in this version.', unavailable: (value) => value !== '1' },
 } as const satisfies Readonly<Record<string, Variable>>;
 
@@ -176,6 +184,7 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
     diskHardFreeBytes,
     ballastBytes: from.integer('FASTPACA_BALLAST_BYTES', 0),
     archiver: archiverConfig(from),
+    webhook: webhookConfig(from),
   });
 }
 
@@ -197,6 +206,17 @@ function clusterSize(from: Reader, seeds: readonly string[]): number {
     throw from.bad('FASTPACA_CLUSTER_SIZE', `2 or more with ${seeds.length} seeds listed, because each node would found a cluster of its own`);
   }
   return size;
+}
+
+function webhookConfig(from: Reader): WebhookConfig | null {
+  const allowed = 'a URL that starts with http:// or https://, without a user name';
+  // Such URLs often carry a token.
+  const url = from.optional('FASTPACA_COMPACTION_WEBHOOK', /^https?:\/\/[^\s#]+$/, allowed, 'secret');
+  const [secret] = from.secrets('FASTPACA_COMPACTION_WEBHOOK_SECRET', 1);
+  if (url === null) return null;
+  if (!URL.canParse(url) || new URL(url).username !== '' || new URL(url).password !== '') throw from.bad('FASTPACA_COMPACTION_WEBHOOK', allowed, 'secret');
+  if (secret === undefined) throw new ConfigError('FASTPACA_COMPACTION_WEBHOOK_SECRET', 'FASTPACA_COMPACTION_WEBHOOK_SECRET must be set where FASTPACA_COMPACTION_WEBHOOK is.');
+  return Object.freeze({ url, secret });
 }
 
 function archiverConfig(from: Reader): ArchiverConfig {

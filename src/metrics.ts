@@ -46,6 +46,8 @@ export interface Metrics {
   /** The source of everything that is sampled at a scrape; a second call replaces the first. */
   sampleFrom(sample: () => NodeSample): void;
   readonly archive: ArchiveMetrics;
+  /** Compaction notices: delivered, given up, pushed out by newer ones. */
+  readonly notices: Readonly<Record<'sent' | 'failed' | 'dropped', Counter>>;
 }
 
 export interface ArchiveMetrics {
@@ -103,6 +105,11 @@ export function createMetrics(): Metrics {
     requestAnswered: answered,
     sampleFrom: sampled,
     archive: createArchiveMetrics(registry),
+    notices: {
+      sent: new Counter({ name: 'fastpaca_webhook_sent_total', help: 'Compaction notices delivered.', registers }),
+      failed: new Counter({ name: 'fastpaca_webhook_failed_total', help: 'Compaction notices given up: refused, or not taken for an hour.', registers }),
+      dropped: new Counter({ name: 'fastpaca_webhook_dropped_total', help: 'Compaction notices dropped because more than 10,000 waited.', registers }),
+    },
   };
 }
 

@@ -34,6 +34,7 @@ import { Storage } from './storage/store.ts';
 import { Store } from './store.ts';
 import { StreamServer } from './streams/server.ts';
 import { TokenCounter } from './tokens/counter.ts';
+import { CompactionWebhook } from './webhook.ts';
 
 /** Raft's tick (DESIGN: election 12-24 ticks, heartbeat every 2). */
 const TICK_MS = 50;
@@ -70,6 +71,7 @@ export class Node {
   private readonly receiver: SnapshotReceiver;
   private readonly health: Health;
   private readonly streams: StreamServer;
+  private readonly webhook: CompactionWebhook | null;
   private coordinator: Coordinator | null = null;
   private founding: Founding | null = null;
   private app: FastifyInstance | null = null;
@@ -146,7 +148,11 @@ export class Node {
     });
     this.peerStatuses = new PeerStatuses(this.links);
     this.machine = new Machine(storage, {
-      onEvent: (_group, event) => this.streams.hub.changed(event),
+      onEvent: (group, event) => {
+        this.streams.hub.changed(event);
+        if (event.type !== 'context' || event.turnedDue === undefined || !this.host.isLeader(group)) return;
+        this.webhook?.notify(group, { context: event.context, version: event.version, usedTokens: event.usedTokens, tokenBudget: event.turnedDue.tokenBudget });
+      },
       onRestored: (group) => this.streams.hub.jumped(group),
       onTopology: (topology) => this.adopt(topology),
       onDamage: (group, reason) => {
@@ -175,7 +181,10 @@ export class Node {
         },
         schedule: setImmediate,
         fatal: this.fatal,
-        onLeader: (group) => this.router.onLeader(group),
+        onLeader: (group, _leader, _term, isLeader) => {
+          this.router.onLeader(group);
+          if (isLeader && group !== TOPOLOGY_GROUP) this.webhook?.takeOver(group);
+        },
       },
     );
     this.router = new Router(this.host, this.links, {
@@ -215,6 +224,18 @@ export class Node {
       readFailed: (context, error) => logger.error({ type: 'stream_failed', context_id: context, err: error }, 'a context could not be read for its streams'),
       logger,
     });
+    this.webhook =
+      config.webhook === null
+        ? null
+        : new CompactionWebhook({
+            ...config.webhook,
+            rows: storage,
+            leads: (group) => this.host.isLeader(group),
+            counters: this.metrics.notices,
+            logger,
+            now: Date.now,
+            random: Math.random,
+          });
     this.metrics.sampleFrom(() => this.sample());
   }
 
@@ -232,6 +253,7 @@ export class Node {
     await this.waitUntil(() => this.router.pending === 0, this.config.requestTimeoutMs);
     await this.founding?.close();
     this.coordinator?.close();
+    await this.webhook?.close();
     this.health.close();
     this.router.close();
     for (const timer of this.timers) clearInterval(timer);

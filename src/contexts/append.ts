@@ -105,13 +105,10 @@ function add(rows: Rows, stampMs: number, given: { command: Append; header: Cont
   };
   writes.push({ table: 'header', context, key: '', value: encodeHeader(next) });
   const { calibration } = header;
-  events.push({
-    type: 'context',
-    context,
-    version,
-    needsCompaction: needsCompaction(config, window.tokens, calibration),
-    usedTokens: usedTokens(window.tokens, calibration),
-  });
+  const due = needsCompaction(config, window.tokens, calibration);
+  const event = { type: 'context', context, version, needsCompaction: due, usedTokens: usedTokens(window.tokens, calibration) } as const;
+  const turned = due && !needsCompaction(config, header.window.tokens, calibration);
+  events.push(turned ? { ...event, turnedDue: { tokenBudget: config.tokenBudget } } : event);
   return { reply: { ok: true, type: 'append', firstSeq, firstVersion, tokens, replayed: false }, events, writes, header: next, config: null };
 }
 

@@ -70,7 +70,8 @@ function update(rows: Rows, context: string, stampMs: number, change: { header: 
   const events: ContextEvent[] = [];
   // Listeners learn of a new budget only where it changes what they were told.
   if (due !== needsCompaction(config, window.tokens, calibration)) {
-    events.push({ type: 'context', context, version, needsCompaction: due, usedTokens: usedTokens(window.tokens, calibration) });
+    const event = { type: 'context', context, version, needsCompaction: due, usedTokens: usedTokens(window.tokens, calibration) } as const;
+    events.push(due ? { ...event, turnedDue: { tokenBudget: next.tokenBudget } } : event);
   }
   return stored(rows, context, { header, config: next, last: revisionOf(change.header, config), created: false, events });
 }

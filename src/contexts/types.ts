@@ -254,7 +254,7 @@ export type Reply =
 /** What changed, for streams and metrics; who acts on it is wired in node.ts. */
 export type ContextEvent =
   | { readonly type: 'message'; readonly context: string; readonly seq: number; readonly version: number; readonly tokens: number; readonly roleKind: RoleKind }
-  | { readonly type: 'context'; readonly context: string; readonly version: number; readonly needsCompaction: boolean; readonly usedTokens: number }
+  | { readonly type: 'context'; readonly context: string; readonly version: number; readonly needsCompaction: boolean; readonly usedTokens: number; /** Present where this change made it so. */ readonly turnedDue?: { readonly tokenBudget: number } }
   | { readonly type: 'compaction'; readonly context: string; readonly version: number; readonly fromSeq: number; readonly toSeq: number }
   | { readonly type: 'tombstoned'; readonly context: string; readonly version: number };
 

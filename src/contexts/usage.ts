@@ -60,7 +60,9 @@ function calibrate(rows: Rows, context: string, stampMs: number, change: { heade
   const header: ContextHeader = { ...change.header, calibration, configRevision: change.header.configRevision + 1, updatedAt: stampMs };
   const { version, window } = header;
   const due = needsCompaction(config, window.tokens, calibration);
-  const event: ContextEvent = { type: 'context', context, version, needsCompaction: due, usedTokens: usedTokens(window.tokens, calibration) };
+  const turned = due && !needsCompaction(config, window.tokens, change.header.calibration);
+  const told: ContextEvent = { type: 'context', context, version, needsCompaction: due, usedTokens: usedTokens(window.tokens, calibration) };
+  const event: ContextEvent = turned ? { ...told, turnedDue: { tokenBudget: config.tokenBudget } } : told;
   return {
     reply: { ok: true, type: 'usage', calibration, changed: true },
     events: [event],

@@ -103,7 +103,6 @@ test('what this version does not have cannot be switched on', () => {
     FASTPACA_TLS_CERT: '/cert.pem',
     FASTPACA_TLS_KEY: '/key.pem',
     FASTPACA_TLS_CA: '/ca.pem',
-    FASTPACA_COMPACTION_WEBHOOK: 'https://example.com/',
     FASTPACA_SHARDS: '4',
   };
   for (const [variable, value] of Object.entries(switches)) {
@@ -113,6 +112,18 @@ test('what this version does not have cannot be switched on', () => {
   }
   const off = { FASTPACA_ARCHIVER_ENABLED: 'false', FASTPACA_RATE_LIMIT: '0', FASTPACA_CORS_ORIGINS: '', FASTPACA_SHARDS: '1' };
   assert.equal(loadConfig(off).archiver.enabled, false);
+});
+
+test('a webhook needs a URL and a key, and neither is repeated in an error', () => {
+  const url = 'https://example.com/hook?token=abc';
+  assert.equal(loadConfig({}).webhook, null);
+  assert.deepEqual(loadConfig({ FASTPACA_COMPACTION_WEBHOOK: url, FASTPACA_COMPACTION_WEBHOOK_SECRET: 'key' }).webhook, { url, secret: 'key' });
+  assert.equal(refused({ FASTPACA_COMPACTION_WEBHOOK: url }).variable, 'FASTPACA_COMPACTION_WEBHOOK_SECRET');
+  for (const bad of ['ftp://example.com/abc', 'https://abc:def@example.com/', 'http://']) {
+    const error = refused({ FASTPACA_COMPACTION_WEBHOOK: bad, FASTPACA_COMPACTION_WEBHOOK_SECRET: 'key' });
+    assert.equal(error.variable, 'FASTPACA_COMPACTION_WEBHOOK');
+    assert.doesNotMatch(error.message, /abc/);
+  }
 });
 
 test('an unknown variable stops the start and names the closest one', () => {
