@@ -12,6 +12,7 @@ import { windowAt, windowNow, type WindowView } from './contexts/travel.ts';
 import type { ContextHeader, Rows } from './contexts/types.ts';
 import { ApiError } from './errors.ts';
 import type { CompactionsQuery, ExplainQuery, WindowQuery, WindowSelection } from './http/ports.ts';
+import { messageOverheadTokens } from './providers/overheads.ts';
 import { membersOf, renderFor, type Provider } from './providers/rendering.ts';
 import { renderMessage, timestamp } from './render.ts';
 
@@ -31,13 +32,14 @@ export function windowAnswer(rows: Rows, id: string, header: ContextHeader, quer
   const window = projectView(rows, id, view, query);
   if (window.tooLarge) throw windowTooLarge();
   if (window.missing > 0) throw notWhole(id, query, window.missing);
-  const { members, prefixHash } = query.provider === null ? plainMessages(window) : providerMessages(window, query.provider);
+  const { members, prefixHash, overheadTokens } = query.provider === null ? plainMessages(window) : providerMessages(window, query.provider);
   const segments = window.segments.map(({ type, fromSeq, toSeq }) => ({ type, from_seq: fromSeq, to_seq: toSeq }));
   const head = `{"version":${window.version},"config_revision":${window.configRevision},`;
   const rest =
     `,"used_tokens":${window.usedTokens},"needs_compaction":${window.needsCompaction},"token_budget":${window.tokenBudget},` +
     `"segments":${JSON.stringify(segments)},"truncated":${window.truncated},"over_budget":${window.overBudget},` +
-    `"prefix_hash":"${prefixHash}","stable_since_version":${window.stableSinceVersion}}`;
+    `"prefix_hash":"${prefixHash}","stable_since_version":${window.stableSinceVersion}` +
+    `${overheadTokens === null ? '' : `,"overhead_tokens":${overheadTokens}`}}`;
   return { body: Buffer.concat([Buffer.from(head), ...members, Buffer.from(rest)]), etag, notModified: false };
 }
 
@@ -101,6 +103,8 @@ interface Members {
   readonly members: readonly Uint8Array[];
   /** SHA-256 over what comes before the newest message. */
   readonly prefixHash: string;
+  /** What the provider's format adds to used_tokens, as far as it is published; null without a provider. */
+  readonly overheadTokens: number | null;
 }
 
 const OPEN = Buffer.from('"messages":[');
@@ -118,7 +122,7 @@ function plainMessages({ elements }: Projection): Members {
     for (const piece of rendered) members.push(piece);
   }
   members.push(CLOSE);
-  return { members, prefixHash: prefix.digest('hex') };
+  return { members, prefixHash: prefix.digest('hex'), overheadTokens: null };
 }
 
 /** What a provider caches begins with the system text, wherever its request puts it. */
@@ -126,7 +130,7 @@ function providerMessages({ elements }: Projection, provider: Provider): Members
   const rendering = renderFor(provider, elements);
   const prefix = createHash('sha256').update(rendering.system ?? '');
   for (const message of rendering.messages.slice(0, -1)) prefix.update(message);
-  return { members: [Buffer.from(membersOf(rendering))], prefixHash: prefix.digest('hex') };
+  return { members: [Buffer.from(membersOf(rendering))], prefixHash: prefix.digest('hex'), overheadTokens: messageOverheadTokens(provider, rendering) };
 }
 
 function explanationJson({ version, configRevision, messages, nextSeq, arithmetic: sums }: Explanation): object {

@@ -160,7 +160,7 @@ export const COMPONENTS: readonly (Schema & { readonly $id: string })[] = [
   { $id: 'Window', ...closed({ ...windowHead, messages: { type: 'array', items: { $ref: 'Message#' } }, ...windowRest }), additionalProperties: true },
   {
     $id: 'ProviderWindow',
-    ...closed({ ...windowHead, system: { description: 'Where the provider takes it apart from the messages.' }, messages: { type: 'array', items: anyObject }, ...windowRest }, ['version', 'messages']),
+    ...closed({ ...windowHead, system: { description: 'Where the provider takes it apart from the messages.' }, messages: { type: 'array', items: anyObject }, ...windowRest, overhead_tokens: count }, ['version', 'messages', 'overhead_tokens']),
     additionalProperties: true,
     description: "for=…: as Window, with the messages as that provider's request takes them.",
   },

@@ -166,10 +166,11 @@ describe('windows on three nodes', () => {
       await done('chat/messages', 'POST', { message: { role, parts: [{ type: 'text', text: `line ${n}` }] } });
       for (const provider of PROVIDER_SHAPES) {
         const { text } = await done(`chat/context?for=${provider}`);
-        const { messages, prefix_hash }: Window = JSON.parse(text);
+        const { messages, prefix_hash, overhead_tokens }: Window & { overhead_tokens: number } = JSON.parse(text);
         const rendered = messages.map((message) => JSON.stringify(message));
         assert.ok(text.includes(`"messages":[${rendered.join(',')}]`), 'the members are written as JSON.stringify would');
         assert.equal(prefix_hash, createHash('sha256').update(rendered.slice(0, -1).join('')).digest('hex'));
+        assert.equal(overhead_tokens, provider === 'openai' ? 3 * messages.length + 3 : 0);
       }
     }
   });
