@@ -1,20 +1,13 @@
 /** What a host can be told: its limits and rhythm, with the values that production uses; and what it tells of a group. */
 import type { CompactionLimits } from './compaction.ts';
 import type { PeerLimits } from './peer.ts';
-import type { NodeId, Random, RaftStatus } from './types.ts';
+import type { NodeId, RaftOptions, RaftStatus } from './types.ts';
 
 /** Limits and rhythm of a host. Bytes and ticks; every bound says what happens at it. */
-export interface HostOptions extends PeerLimits, CompactionLimits {
+export interface HostOptions extends Omit<RaftOptions, 'id' | 'log'>, PeerLimits, CompactionLimits {
   readonly node: NodeId;
-  readonly random: Random;
-  readonly electionTicks: number;
-  readonly heartbeatTicks: number;
-  readonly messageBytesMax: number;
-  readonly inflightMessagesMax: number;
-  readonly inflightBytesMax: number;
   /** Per group, queued and proposed but uncommitted; beyond it proposals are refused as `overloaded`. */
   readonly uncommittedBytesMax: number;
-  readonly committedBytesMax: number;
   /** Callers waiting per group, proposals and reads each; beyond it they are refused (`overloaded`, -1). */
   readonly waitingMax: number;
   /** Entries and bytes applied in one turn of the event loop; the rest goes on in the next. */

@@ -4,6 +4,8 @@
  */
 import { isUtf8 } from 'node:buffer';
 import { ApiError } from './errors.ts';
+import { DEFAULT_POLICY, DEFAULT_SKIP_KINDS, POLICY_LIMIT_MAX, SKIP_KINDS_MAX } from './contexts/policies.ts';
+import { DEFAULT_CONFIG } from './contexts/put.ts';
 import type { ContextConfig, Policy, Strategy } from './contexts/types.ts';
 import type { PutSettings } from './http/ports.ts';
 import { assertNumbersSurvive } from './ingest/metadata.ts';
@@ -11,8 +13,8 @@ import { invalidJson, JsonScanner } from './ingest/scanner.ts';
 import { isKnownModel, KNOWN_MODELS } from './tokens/models.ts';
 
 export const TOKEN_BUDGET_MAX = 100_000_000;
-export const LIMIT_MAX = 10_000;
-export const SKIP_KINDS_MAX = 32;
+export const LIMIT_MAX = POLICY_LIMIT_MAX;
+export { SKIP_KINDS_MAX };
 /** As long as a part's type may be: a longer prefix could match nothing. */
 export const SKIP_KIND_BYTES_MAX = 128;
 export const METADATA_BYTES_MAX = 64 * 1024;
@@ -20,11 +22,12 @@ export const MODEL_BYTES_MAX = 128;
 /** Body limit of PUT and PATCH: metadata, a generous policy and white space. */
 export const SETTINGS_BODY_BYTES_MAX = 256 * 1024;
 
-export const DEFAULT_TOKEN_BUDGET = 8000;
-export const DEFAULT_TRIGGER_RATIO = 0.7;
-export const DEFAULT_LIMIT = 400;
-export const DEFAULT_TARGET_RATIO = 0.5;
-export const DEFAULT_SKIP_KINDS: readonly string[] = ['tool', 'reasoning'];
+// The state machine completes a creation with its own defaults: what is checked here must be what is applied there.
+export const DEFAULT_TOKEN_BUDGET = DEFAULT_CONFIG.tokenBudget;
+export const DEFAULT_TRIGGER_RATIO = DEFAULT_CONFIG.triggerRatio;
+export const DEFAULT_LIMIT = DEFAULT_POLICY.limit;
+export const DEFAULT_TARGET_RATIO = DEFAULT_POLICY.targetRatio;
+export { DEFAULT_SKIP_KINDS };
 
 type JsonObject = Readonly<Record<string, unknown>>;
 
@@ -99,15 +102,15 @@ export function parseMetadataPatch(body: Buffer, limits: { readonly depthMax: nu
  * Throws ApiError invalid_request when the settings named do not fit together.
  */
 export function mergeSettings(current: ContextConfig | null, settings: PutSettings): ContextConfig {
-  const triggerRatio = settings.triggerRatio ?? current?.triggerRatio ?? DEFAULT_TRIGGER_RATIO;
-  const policy = settings.policy ?? current?.policy ?? DEFAULT_POLICY;
+  const before = current ?? DEFAULT_CONFIG;
+  const triggerRatio = settings.triggerRatio ?? before.triggerRatio;
   return {
-    tokenBudget: settings.tokenBudget ?? current?.tokenBudget ?? DEFAULT_TOKEN_BUDGET,
+    tokenBudget: settings.tokenBudget ?? before.tokenBudget,
     triggerRatio,
-    policy: fitTarget(policy, triggerRatio, settings.policy !== undefined && settings.targetRatioGiven === true),
-    metadataText: settings.metadataText ?? current?.metadataText ?? EMPTY_OBJECT_TEXT,
-    model: settings.model ?? current?.model ?? '',
-    ttlSeconds: settings.ttlSeconds ?? current?.ttlSeconds ?? 0,
+    policy: fitTarget(settings.policy ?? before.policy, triggerRatio, settings.policy !== undefined && settings.targetRatioGiven === true),
+    metadataText: settings.metadataText ?? before.metadataText,
+    model: settings.model ?? before.model,
+    ttlSeconds: settings.ttlSeconds ?? before.ttlSeconds,
   };
 }
 
@@ -122,16 +125,6 @@ export function patchMetadataText(current: Uint8Array, patch: Readonly<Record<st
   assertMetadataFits(text.length);
   return text;
 }
-
-const EMPTY_OBJECT_TEXT = new Uint8Array([0x7b, 0x7d]);
-
-export const DEFAULT_POLICY: Policy = Object.freeze({
-  strategy: 'last_n',
-  limit: DEFAULT_LIMIT,
-  skipKinds: [],
-  targetRatio: DEFAULT_TARGET_RATIO,
-  pin: true,
-});
 
 function parsePolicy(value: unknown): { policy: Policy; targetRatioGiven: boolean } {
   if (!isObject(value)) throw invalid('policy', 'policy must be an object: {"strategy":"last_n","config":{"limit":400}}.');
