@@ -55,7 +55,8 @@ export interface Config {
   readonly diskSoftFreeBytes: number;
   readonly diskHardFreeBytes: number;
   readonly ballastBytes: number;
-  readonly archiver: ArchiverConfig;
+  /** null: nothing is archived, and of what was archived earlier nothing is read. */
+  readonly archiver: ArchiverConfig | null;
   /** Told of windows that need compaction; null: nobody is. */
   readonly webhook: WebhookConfig | null;
 }
@@ -65,10 +66,10 @@ export interface WebhookConfig {
   readonly secret: string;
 }
 
-/** Parsed and checked with the rest; the archiver itself cannot be enabled in this version. */
 export interface ArchiverConfig {
-  readonly enabled: false;
-  readonly postgresUrl: string | null;
+  /** Holds a password, as a rule. */
+  readonly postgresUrl: string;
+  /** At least 2: one connection writes, the others read. */
   readonly poolSize: number;
   readonly flushIntervalMs: number;
   readonly batchSize: number;
@@ -88,7 +89,6 @@ export interface Variable {
 }
 
 const anything = (): boolean => true;
-const isTrue = (value: string): boolean => readBoolean(value) === true;
 
 /** Every variable, in the order of fastpaca.example.env. */
 export const VARIABLES = {
@@ -112,16 +112,16 @@ export const VARIABLES = {
   FASTPACA_RATE_LIMIT: { defaultText: '0', meaning: 'Requests a minute per client under /v1: per API key, else per IP address. 0: no limit.' },
   FASTPACA_CORS_ORIGINS: { defaultText: '', meaning: 'Comma-separated origins whose pages may read from a browser (GET and OPTIONS), or *. Unset: none.' },
   OTEL_EXPORTER_OTLP_ENDPOINT: { defaultText: '', meaning: 'Base URL of an OpenTelemetry collector that takes OTLP over HTTP. Unset: no traces.' },
-  FASTPACA_TAIL_KEEP: { defaultText: '1000', meaning: 'Messages of a context that stay in hot storage once they are archived. No effect in this version.' },
+  FASTPACA_TAIL_KEEP: { defaultText: '1000', meaning: 'Messages of a context that stay in hot storage once they are archived.' },
   FASTPACA_NODE_DEAD_AFTER_MS: { defaultText: '600000', meaning: 'Silence after which a node is replaced if others can take its groups. No effect in this version.' },
   FASTPACA_LOG_KEEP_BYTES: { defaultText: String(4 * MiB), meaning: 'Raft log bytes that a group keeps for replicas that lag.' },
   FASTPACA_DISK_SOFT_FREE_BYTES: { defaultText: String(512 * MiB), meaning: 'Free disk space below which appends are refused.' },
   FASTPACA_DISK_HARD_FREE_BYTES: { defaultText: String(128 * MiB), meaning: 'Free disk space below which the node stops writing.' },
   FASTPACA_BALLAST_BYTES: { defaultText: String(64 * MiB), meaning: 'Size of the file that is given up at the hard mark, so that a full disk still has room to stop cleanly. 0: none.' },
-  FASTPACA_ARCHIVER_ENABLED: { defaultText: 'false', meaning: 'Archive to Postgres. Not available in this version.', unavailable: isTrue },
-  DATABASE_URL: { defaultText: '', meaning: 'Postgres of the archiver; not read unless it is enabled.' },
+  FASTPACA_ARCHIVER_ENABLED: { defaultText: 'false', meaning: 'Archive messages to Postgres, and read from there what hot storage no longer holds.' },
+  DATABASE_URL: { defaultText: '', meaning: 'Postgres of the archive, required where it is enabled; not read elsewhere.' },
   FASTPACA_POSTGRES_URL: { defaultText: '', meaning: 'Same as DATABASE_URL, and goes before it.' },
-  DB_POOL_SIZE: { defaultText: '10', meaning: 'Postgres connections of the archiver.' },
+  DB_POOL_SIZE: { defaultText: '10', meaning: 'Postgres connections of a node, at least 2: one writes, the others read.' },
   FASTPACA_ARCHIVE_FLUSH_INTERVAL_MS: { defaultText: '5000', meaning: 'Pause between archive flushes.' },
   FASTPACA_ARCHIVER_BATCH_SIZE: { defaultText: '5000', meaning: 'Most messages in one archive flush.' },
   MIGRATE_ON_BOOT: { defaultText: 'true', meaning: 'Whether the archiver creates and upgrades its tables at start.' },
@@ -219,20 +219,26 @@ function webhookConfig(from: Reader): WebhookConfig | null {
   return Object.freeze({ url, secret });
 }
 
-function archiverConfig(from: Reader): ArchiverConfig {
+function archiverConfig(from: Reader): ArchiverConfig | null {
   const allowed = 'a URL that starts with postgres:// or postgresql://';
-  from.boolean('FASTPACA_ARCHIVER_ENABLED');
-  const own = from.optional('FASTPACA_POSTGRES_URL', /^postgres(ql)?:\/\/\S+$/, allowed, 'secret');
-  return Object.freeze({
-    // The table refuses true, so only spellings of false come this far.
-    enabled: false,
-    // DATABASE_URL is a name that whole platforms share, so it is not judged while nothing reads it.
-    postgresUrl: own ?? from.given('DATABASE_URL'),
+  const pattern = /^postgres(ql)?:\/\/\S+$/;
+  const enabled = from.boolean('FASTPACA_ARCHIVER_ENABLED');
+  const own = from.optional('FASTPACA_POSTGRES_URL', pattern, allowed, 'secret');
+  const settings = {
     poolSize: from.integer('DB_POOL_SIZE', 1, 1000),
     flushIntervalMs: from.integer('FASTPACA_ARCHIVE_FLUSH_INTERVAL_MS', 10, 3_600_000),
     batchSize: from.integer('FASTPACA_ARCHIVER_BATCH_SIZE', 1, 100_000),
     migrateOnBoot: from.boolean('MIGRATE_ON_BOOT'),
-  });
+  };
+  // DATABASE_URL and DB_POOL_SIZE are names that whole platforms share, so they are not judged while nothing reads them.
+  if (!enabled) return null;
+  const postgresUrl = own ?? from.optional('DATABASE_URL', pattern, allowed, 'secret');
+  if (postgresUrl === null) {
+    throw new ConfigError('DATABASE_URL', 'DATABASE_URL (or FASTPACA_POSTGRES_URL) must be set where FASTPACA_ARCHIVER_ENABLED is true.');
+  }
+  if (!URL.canParse(postgresUrl)) throw from.bad(own === null ? 'DATABASE_URL' : 'FASTPACA_POSTGRES_URL', allowed, 'secret');
+  if (settings.poolSize < 2) throw from.bad('DB_POOL_SIZE', 'an integer from 2 to 1000 where FASTPACA_ARCHIVER_ENABLED is true, because one connection writes and the others read');
+  return Object.freeze({ postgresUrl, ...settings });
 }
 
 const NODE_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;

@@ -58,15 +58,13 @@ export interface ArchiveMetrics {
   readonly inserted: Counter;
   readonly bytesAttempted: Counter;
   readonly bytesInserted: Counter;
+  readonly jsonRefused: Counter;
   readonly trimmed: Counter;
-  /** Of the worst ARCHIVE_CONTEXTS_MAX contexts: the caller resets the three and sets those anew. */
+  /** Of the worst contexts: whoever sets the three resets them first, and bounds their number. */
   readonly lag: Gauge<'context_id'>;
   readonly tailSize: Gauge<'context_id'>;
   readonly llmTokenCount: Gauge<'context_id'>;
 }
-
-/** Bound of per-context series. */
-export const ARCHIVE_CONTEXTS_MAX = 20;
 
 const LATENCY_BUCKETS_MS = [0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 200, 500, 1000, 2000, 5000];
 const TOKEN_BUCKETS = [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 16_384, 65_536, 262_144];
@@ -217,6 +215,7 @@ function createArchiveMetrics(registry: Registry): ArchiveMetrics {
     inserted: counter('fastpaca_archive_inserted_total', 'Rows the archive did not have yet.'),
     bytesAttempted: counter('fastpaca_archive_bytes_attempted_total', 'Bytes sent to the archive.'),
     bytesInserted: counter('fastpaca_archive_bytes_inserted_total', 'Bytes the archive did not have yet.'),
+    jsonRefused: counter('fastpaca_archive_json_refused_total', 'Messages archived by their bytes alone: Postgres takes no jsonb of them.'),
     trimmed: counter('fastpaca_archive_trimmed_total', 'Messages removed from hot storage after they were archived.'),
     lag: byContext('fastpaca_archive_lag', 'Messages not yet archived, of the worst contexts.'),
     tailSize: byContext('fastpaca_archive_tail_size', 'Messages in hot storage, of the worst contexts.'),

@@ -31,7 +31,8 @@ test('an empty environment gives the documented defaults, frozen', () => {
   assert.equal(config.diskHardFreeBytes, 128 * 1024 * 1024);
   assert.equal(config.ballastBytes, 64 * 1024 * 1024);
   assert.deepEqual(config.apiKeys, []);
-  assert.ok(Object.isFrozen(config) && Object.isFrozen(config.apiKeys) && Object.isFrozen(config.clusterSeeds) && Object.isFrozen(config.archiver));
+  assert.ok(Object.isFrozen(config) && Object.isFrozen(config.apiKeys) && Object.isFrozen(config.clusterSeeds));
+  assert.equal(config.archiver, null);
 });
 
 test('the founding size is 1 alone, else the larger of 3 and the seeds listed, unless given', () => {
@@ -99,7 +100,6 @@ test('a secret that is set but empty is refused, and a bad one is not repeated i
 
 test('what this version does not have cannot be switched on', () => {
   const switches = {
-    FASTPACA_ARCHIVER_ENABLED: 'true',
     FASTPACA_TLS_CERT: '/cert.pem',
     FASTPACA_TLS_KEY: '/key.pem',
     FASTPACA_TLS_CA: '/ca.pem',
@@ -111,7 +111,24 @@ test('what this version does not have cannot be switched on', () => {
     assert.match(error.message, /not available in this version/);
   }
   const off = { FASTPACA_ARCHIVER_ENABLED: 'false', FASTPACA_RATE_LIMIT: '0', FASTPACA_CORS_ORIGINS: '', FASTPACA_SHARDS: '1' };
-  assert.equal(loadConfig(off).archiver.enabled, false);
+  assert.equal(loadConfig(off).archiver, null);
+});
+
+test('the archive needs a database and two connections, and only then are its shared names judged', () => {
+  const url = 'postgres://user:hunter2@db:5432/fastpaca';
+  const on = { FASTPACA_ARCHIVER_ENABLED: 'true' };
+  assert.equal(loadConfig({ DATABASE_URL: 'mysql://elsewhere', DB_POOL_SIZE: '1' }).archiver, null);
+  const archiver = loadConfig({ ...on, DATABASE_URL: url }).archiver;
+  assert.deepEqual(archiver, { postgresUrl: url, poolSize: 10, flushIntervalMs: 5000, batchSize: 5000, migrateOnBoot: true });
+  assert.ok(Object.isFrozen(archiver));
+  assert.equal(loadConfig({ ...on, DATABASE_URL: 'mysql://elsewhere', FASTPACA_POSTGRES_URL: url }).archiver?.postgresUrl, url);
+  assert.match(refused(on).message, /^DATABASE_URL \(or FASTPACA_POSTGRES_URL\) must be set where FASTPACA_ARCHIVER_ENABLED/);
+  assert.match(refused({ ...on, DATABASE_URL: url, DB_POOL_SIZE: '1' }).message, /^DB_POOL_SIZE is "1"; allowed: an integer from 2/);
+  for (const bad of ['mysql://user:hunter2@db/x', 'postgres://user:hunter2@db:port/x']) {
+    const error = refused({ ...on, DATABASE_URL: bad });
+    assert.equal(error.variable, 'DATABASE_URL');
+    assert.doesNotMatch(error.message, /hunter2/);
+  }
 });
 
 test('a webhook needs a URL and a key, and neither is repeated in an error', () => {

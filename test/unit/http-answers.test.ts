@@ -151,7 +151,7 @@ test('metrics: every documented name, bounded labels, and a token where one is s
   const names = [
     'messages_append_total', 'messages_token_count', 'archive_pending_rows', 'archive_pending_contexts', 'archive_flush_duration_ms',
     'archive_attempted_total', 'archive_inserted_total', 'archive_bytes_attempted_total', 'archive_bytes_inserted_total', 'archive_lag',
-    'archive_tail_size', 'archive_trimmed_total', 'archive_llm_token_count', 'append_duration_ms', 'fsync_duration_ms', 'commit_duration_ms',
+    'archive_tail_size', 'archive_json_refused_total', 'archive_trimmed_total', 'archive_llm_token_count', 'append_duration_ms', 'fsync_duration_ms', 'commit_duration_ms',
   ];
   for (const name of names) assert.match(body, new RegExp(`^# TYPE fastpaca_${name} `, 'm'), name);
   const appended = body.split('\n').filter((line) => line.startsWith('fastpaca_messages_append_total{'));
