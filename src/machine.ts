@@ -9,7 +9,7 @@ import type { ConfState, Entry, GroupId, SnapshotMeta } from '../raft/types.ts';
 import { apply } from './contexts/apply.ts';
 import { decodeCommand, stampOf } from './contexts/commands.ts';
 import { decodeConfig, decodeHeader, replacementKey } from './contexts/rows.ts';
-import type { ContextConfig, ContextEvent, ContextHeader, Reply, RowKey, Rows, Table } from './contexts/types.ts';
+import type { Command, ContextConfig, ContextEvent, ContextHeader, Reply, RowKey, Rows, Table } from './contexts/types.ts';
 import { applyTopology, decodeTopology, decodeTopologyCommand, encodeTopology, type Topology } from './cluster/topology.ts';
 import { groupOf } from './cluster/placement.ts';
 import { TOPOLOGY_GROUP } from './constants.ts';
@@ -68,7 +68,7 @@ class RecentlyUsed<T> {
     this.bytes = 0;
   }
 
-  private delete(key: string): void {
+  delete(key: string): void {
     const value = this.entries.get(key);
     if (value === undefined) return;
     this.entries.delete(key);
@@ -121,7 +121,8 @@ class GroupRows implements Rows {
     if (cached !== undefined) return cached;
     const row = this.storage.get(this.group, 'config', context, '');
     if (row === undefined) {
-      if (this.storage.get(this.group, 'header', context, '') !== undefined) throw this.missing('config', context, '');
+      const header = this.header(context);
+      if (header !== undefined && header.status !== 'purged') throw this.missing('config', context, '');
       return undefined;
     }
     const config = decodeConfig(row);
@@ -147,7 +148,7 @@ class GroupRows implements Rows {
     if (header === undefined) return false;
     switch (table) {
       case 'message':
-        return key > header.archivedSeq && key <= header.lastSeq;
+        return (key > header.trimmedSeq && key <= header.lastSeq) || header.window.pinned.includes(key);
       case 'replacement': {
         const position = key - replacementKey(header.window.replacementVersion, 0);
         return header.window.replacementVersion > 0 && position >= 0 && position < header.window.replacementCount;
@@ -237,7 +238,7 @@ export class Machine implements StateMachine {
 
   private applyCommand(group: GroupId, entry: Entry): Reply {
     const command = decodeCommand(entry.data);
-    if (command === null) return { ok: false, code: 'invalid_command' };
+    if (command === null || !staysWithin(group, command)) return { ok: false, code: 'invalid_command' };
     const rows = this.rows(group);
     // Time never runs backwards within a context, whoever's clock stamped the command.
     const stamp = Math.max(rows.header(command.context)?.updatedAt ?? 0, stampOf(entry.data));
@@ -250,7 +251,9 @@ export class Machine implements StateMachine {
     }
     this.storage.setStateHash(group, hash);
     if (outcome.header !== null) this.headers.set(command.context, outcome.header);
+    if (outcome.headers !== undefined) for (const [context, header] of outcome.headers) this.headers.set(context, header);
     if (outcome.config !== null) this.configs.set(command.context, outcome.config);
+    else if (outcome.header?.status === 'purged') this.configs.delete(command.context);
     for (const event of outcome.events) this.events.onEvent(group, event);
     return outcome.reply;
   }
@@ -267,4 +270,9 @@ export class Machine implements StateMachine {
     }
     return reply;
   }
+}
+
+/** A command about several contexts: all must be this group's, or replicas that cache another's headers would differ from those that do not. */
+function staysWithin(group: GroupId, command: Command): boolean {
+  return command.type !== 'ack_archived' || command.acks.every(({ context }) => groupOf(context) === group);
 }

@@ -285,6 +285,8 @@ function replyError(id: string, reply: Extract<Reply, { ok: false }>): ApiError 
       return contextNotFound(id);
     case 'context_tombstoned':
       return new ApiError('context_tombstoned', `Context ${JSON.stringify(id)} was deleted. Reads go on; it takes no more changes.`);
+    case 'context_purged':
+      return new ApiError('context_purged', `Context ${JSON.stringify(id)} was erased. Its id is not used again; take another.`);
     case 'idempotency_conflict':
       return new ApiError('idempotency_conflict', 'This Idempotency-Key was used with another body. Use a new key for a new message.');
     case 'conflict':

@@ -2,6 +2,7 @@
  * `append`: messages to the end of the log, all or nothing. One that only adds to the window writes the header and the
  * messages and reads neither; the policy runs once, after the whole append, and only when it is due.
  */
+import { trimUnpinned } from './archive.ts';
 import { equalBytes } from './bytes.ts';
 import { CallTracker } from './calls.ts';
 import { DESCRIPTOR_MAX, settle } from './cut.ts';
@@ -92,6 +93,7 @@ function add(rows: Rows, stampMs: number, given: { command: Append; header: Cont
     const first = { position: header.keyedNewest + 1, stampMs, digest, firstSeq, firstVersion, tokens };
     ring = remember(rows, context, { key, answer: first, ring, writes });
   }
+  if (header.trimmedSeq > 0) writes.push(...trimUnpinned(context, header, window));
   const next: ContextHeader = {
     ...header,
     version,

@@ -3,13 +3,17 @@
  * an answer, the same on every replica, and nothing throws; a refusal writes nothing.
  */
 import { append } from './append.ts';
+import { ackArchived, isPending, listing } from './archive.ts';
 import { claim } from './claims.ts';
 import { compact } from './compact.ts';
 import { refuse } from './outcome.ts';
+import { expire, purge, purgeDone, purgeStep } from './purge.ts';
 import { put } from './put.ts';
 import { encodeHeader } from './rows.ts';
 import type { Command, ContextHeader, Outcome, Rows } from './types.ts';
 import { usage } from './usage.ts';
+
+type Change = Exclude<Command, { readonly type: 'ack_archived' | 'purge' | 'purge_step' | 'purge_done' | 'expire' }>;
 
 const CONTEXT_UNITS_MAX = 256;
 /** The last millisecond that can be written as a date. */
@@ -22,7 +26,34 @@ const STAMP_MAX = 8_640_000_000_000_000;
 export function apply(rows: Rows, stampMs: number, command: Command): Outcome {
   const { context } = command;
   if (context === '' || context.length > CONTEXT_UNITS_MAX) return refuse('invalid_command');
-  const stamp = Math.max(validStamp(stampMs), rows.header(context)?.updatedAt ?? 0);
+  const before = rows.header(context);
+  const stamp = Math.max(validStamp(stampMs), before?.updatedAt ?? 0);
+  const outcome = decide(rows, stamp, command, before);
+  // Whoever archives must come to know of the context; while it is behind already, it does.
+  if (outcome.header === null || !isPending(outcome.header) || (before !== undefined && isPending(before))) return outcome;
+  return { ...outcome, writes: [...outcome.writes, listing(context)] };
+}
+
+function decide(rows: Rows, stamp: number, command: Command, header: ContextHeader | undefined): Outcome {
+  const { context } = command;
+  switch (command.type) {
+    case 'ack_archived':
+      return ackArchived(rows, command);
+    case 'purge':
+      return purge(rows, stamp, context);
+    case 'purge_step':
+      return purgeStep(rows, command);
+    case 'purge_done':
+      return purgeDone(rows, context);
+    case 'expire':
+      return expire(rows, stamp, context);
+    default:
+      return header?.status === 'purged' ? refuse('context_purged') : change(rows, stamp, command);
+  }
+}
+
+/** Commands that change a conversation. */
+function change(rows: Rows, stamp: number, command: Change): Outcome {
   switch (command.type) {
     case 'append':
       return append(rows, stamp, command);
@@ -35,7 +66,7 @@ export function apply(rows: Rows, stampMs: number, command: Command): Outcome {
     case 'usage':
       return usage(rows, stamp, command);
     case 'tombstone':
-      return tombstone(rows, stamp, context);
+      return tombstone(rows, stamp, command.context);
   }
 }
 

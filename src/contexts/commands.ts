@@ -11,12 +11,17 @@
 import { Reader, Writer } from './bytes.ts';
 import { readParts, roleKindOf, writeParts } from './parts.ts';
 import { readPolicy, writePolicy } from './policies.ts';
-import type { Command, ContextConfig, NewMessage } from './types.ts';
+import type { ArchiveAck, Command, ContextConfig, NewMessage, RowRef, Table } from './types.ts';
 
 const FORMAT = 1;
-const TYPE_CODES: Readonly<Record<Command['type'], number>> = { put: 1, append: 2, compact: 3, tombstone: 4, claim: 5, usage: 6 };
+const TYPE_CODES: Readonly<Record<Command['type'], number>> = { put: 1, append: 2, compact: 3, tombstone: 4, claim: 5, usage: 6, ack_archived: 8, purge: 9, purge_step: 10, purge_done: 11, expire: 12 };
 /** A compact that shows a claim: the claim, then what a compact holds. */
 const CLAIMED_COMPACT = 7;
+/**
+ * The tables whose rows a purge removes step by step; codes are positions, in log entries: append only. The others go
+ * with the purge itself, which rewrites the header.
+ */
+export const ERASED_TABLES: readonly Table[] = ['message', 'replacement', 'compaction', 'openCall', 'keyed', 'keyedRing', 'cut', 'revision', 'answers'];
 const STAMP_AT = 2;
 const BODY_AT = 10;
 
@@ -69,7 +74,28 @@ export function encodeCommand(command: Command): Uint8Array {
       writer.uint(command.version);
       writer.uint(command.inputTokens);
       break;
+    case 'ack_archived':
+      writer.uint(command.tailKeep);
+      writer.uint(command.acks.length);
+      for (const { context, upto, version, configRevision } of command.acks) {
+        writer.string(context);
+        writer.uint(upto);
+        writer.uint(version);
+        writer.uint(configRevision);
+      }
+      break;
+    case 'purge_step':
+      writer.uint(command.rows.length);
+      for (const { table, key } of command.rows) {
+        writer.byte(ERASED_TABLES.indexOf(table) * 2 + (typeof key === 'number' ? 1 : 0));
+        if (typeof key === 'number') writer.uint(key);
+        else writer.string(key);
+      }
+      break;
     case 'tombstone':
+    case 'purge':
+    case 'purge_done':
+    case 'expire':
       break;
   }
   return writer.done();
@@ -110,6 +136,18 @@ function decodeBody(reader: Reader, type: number, context: string): Command | nu
       return { type: 'usage', context, version: reader.uint(), inputTokens: reader.uint() };
     case TYPE_CODES.tombstone:
       return { type: 'tombstone', context };
+    case TYPE_CODES.ack_archived:
+      return { type: 'ack_archived', context, tailKeep: reader.uint(), acks: readAcks(reader) };
+    case TYPE_CODES.purge:
+      return { type: 'purge', context };
+    case TYPE_CODES.purge_step: {
+      const rows = readRowRefs(reader);
+      return rows === null ? null : { type: 'purge_step', context, rows };
+    }
+    case TYPE_CODES.purge_done:
+      return { type: 'purge_done', context };
+    case TYPE_CODES.expire:
+      return { type: 'expire', context };
     default:
       return null;
   }
@@ -119,6 +157,26 @@ function readCompact(reader: Reader, context: string): Extract<Command, { readon
   const ifVersion = reader.uint() - 1;
   const keepFromSeq = reader.uint();
   return { type: 'compact', context, ifVersion, keepFromSeq, replacement: readMessages(reader) };
+}
+
+function readAcks(reader: Reader): ArchiveAck[] {
+  const count = reader.count();
+  const acks: ArchiveAck[] = [];
+  for (let i = 0; i < count && reader.ok; i++) acks.push({ context: reader.string(), upto: reader.uint(), version: reader.uint(), configRevision: reader.uint() });
+  return acks;
+}
+
+/** null where a table is none that a step may touch. */
+function readRowRefs(reader: Reader): RowRef[] | null {
+  const count = reader.count();
+  const rows: RowRef[] = [];
+  for (let i = 0; i < count && reader.ok; i++) {
+    const head = reader.byte();
+    const table = ERASED_TABLES[head >> 1];
+    if (table === undefined) return null;
+    rows.push({ table, key: head % 2 === 1 ? reader.uint() : reader.string() });
+  }
+  return rows;
 }
 
 function writeMessages(writer: Writer, messages: readonly NewMessage[]): void {

@@ -3,6 +3,7 @@
  * log is untouched and earlier replacements stay stored: what the window was at an older version can still be told.
  */
 import { pendingRows, validMessages } from './append.ts';
+import { trimUnpinned } from './archive.ts';
 import { CallTracker } from './calls.ts';
 import { heldByAnother, isLost } from './claims.ts';
 import { NO_REPLACEMENT } from './cut.ts';
@@ -77,6 +78,7 @@ function replace(rows: Rows, stampMs: number, given: { command: Compact; header:
     before: header.window,
   } as const;
   writes.push({ table: 'cut', context, key: cutCount, value: encodeCut(cut) });
+  if (header.trimmedSeq > 0) writes.push(...trimUnpinned(context, header, window));
   // Whoever held the claim has what it was for; one that is over is forgotten too.
   const next: ContextHeader = { ...header, version, updatedAt: stampMs, window, cutCount, claim: null };
   writes.push({ table: 'header', context, key: '', value: encodeHeader(next) });

@@ -7,6 +7,6 @@ export function answer(reply: Reply): Outcome {
 }
 
 /** A refusal that needs no further fields. */
-export function refuse(code: 'context_not_found' | 'context_tombstoned' | 'idempotency_conflict' | 'invalid_command'): Outcome {
+export function refuse(code: 'context_not_found' | 'context_tombstoned' | 'context_purged' | 'idempotency_conflict' | 'invalid_command'): Outcome {
   return answer({ ok: false, code });
 }

@@ -6,7 +6,7 @@ import { CALIBRATION_ONE, DEFAULT_POLICY, needsCompaction, usedTokens, validSett
 import { revisionOf, revisionWrites } from './revisions.ts';
 import { encodeConfig, encodeHeader } from './rows.ts';
 import type { Revision } from './revisions.ts';
-import type { Command, ContextConfig, ContextEvent, ContextHeader, Outcome, Policy, Rows } from './types.ts';
+import type { Command, ContextConfig, ContextEvent, ContextHeader, Outcome, Policy, Rows, Write } from './types.ts';
 
 /** What a context is created with where `put` does not say. */
 export const DEFAULT_CONFIG: ContextConfig = {
@@ -18,6 +18,8 @@ export const DEFAULT_CONFIG: ContextConfig = {
   model: '',
   ttlSeconds: 0,
 };
+
+const EXPIRING = new Uint8Array([1]);
 
 type Put = Extract<Command, { readonly type: 'put' }>;
 
@@ -49,6 +51,9 @@ function create(rows: Rows, context: string, stampMs: number, config: ContextCon
     lastSeq: 0,
     leadingCount: 0,
     archivedSeq: 0,
+    archivedVersion: 0,
+    archivedRevision: -1,
+    trimmedSeq: 0,
     createdAt: stampMs,
     updatedAt: stampMs,
     window: EMPTY_WINDOW,
@@ -59,7 +64,7 @@ function create(rows: Rows, context: string, stampMs: number, config: ContextCon
     calibration: CALIBRATION_ONE,
     claim: null,
   };
-  return stored(rows, context, { header, config, last: null, created: true, events: [] });
+  return stored(rows, context, { header, config, last: null, ttlBefore: 0, created: true, events: [] });
 }
 
 function update(rows: Rows, context: string, stampMs: number, change: { header: ContextHeader; config: ContextConfig; next: ContextConfig }): Outcome {
@@ -73,7 +78,7 @@ function update(rows: Rows, context: string, stampMs: number, change: { header: 
     const event = { type: 'context', context, version, needsCompaction: due, usedTokens: usedTokens(window.tokens, calibration) } as const;
     events.push(due ? { ...event, turnedDue: { tokenBudget: next.tokenBudget } } : event);
   }
-  return stored(rows, context, { header, config: next, last: revisionOf(change.header, config), created: false, events });
+  return stored(rows, context, { header, config: next, last: revisionOf(change.header, config), ttlBefore: config.ttlSeconds, created: false, events });
 }
 
 interface Stored {
@@ -81,22 +86,31 @@ interface Stored {
   readonly config: ContextConfig;
   /** The settings before; null for a new context. */
   readonly last: Revision | null;
+  /** 0 for a new context. */
+  readonly ttlBefore: number;
   readonly created: boolean;
   readonly events: readonly ContextEvent[];
 }
 
-function stored(rows: Rows, context: string, { header, config, last, created, events }: Stored): Outcome {
+function stored(rows: Rows, context: string, { header, config, last, ttlBefore, created, events }: Stored): Outcome {
   return {
     reply: { ok: true, type: 'put', created },
     events,
     writes: [
       { table: 'config', context, key: '', value: encodeConfig(config) },
       ...revisionWrites(rows, context, last, revisionOf(header, config)),
+      ...expiryWrites(context, ttlBefore, config.ttlSeconds),
       { table: 'header', context, key: '', value: encodeHeader(header) },
     ],
     header,
     config,
   };
+}
+
+/** The row that lists the contexts with a ttl, so that finding what is over looks at no other. Appends never touch it. */
+function expiryWrites(context: string, before: number, now: number): Write[] {
+  if ((before > 0) === (now > 0)) return [];
+  return [{ table: 'expiring', context, key: '', value: now > 0 ? EXPIRING : null }];
 }
 
 function merged(base: ContextConfig, settings: Partial<ContextConfig>): ContextConfig {

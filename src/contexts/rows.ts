@@ -8,13 +8,15 @@ import { readWindowState, windowSizeHint, writeWindow } from './descriptor.ts';
 import { beginsTurn, readParts, roleKindOf, writeParts } from './parts.ts';
 import { CALIBRATION_ONE, readPolicy, writePolicy } from './policies.ts';
 import { PartRole } from './types.ts';
-import type { Claim, ContextConfig, ContextHeader, NewMessage, PartInfo, RoleKind } from './types.ts';
+import type { Claim, ContextConfig, ContextHeader, HeaderStatus, NewMessage, PartInfo, RoleKind } from './types.ts';
 
 const FORMAT = 1;
 /** Since 2: the window's sums after each message, and whether it calls. */
 const MESSAGE_FORMAT = 2;
-/** Since 2: cuts, calibration, claim. */
-const HEADER_FORMAT = 2;
+/** Since 2: cuts, calibration, claim. Since 3: what the archive has confirmed besides messages, and what was trimmed. */
+const HEADER_FORMAT = 3;
+/** Codes are stored: append only. */
+const STATUSES: readonly HeaderStatus[] = ['active', 'tombstoned', 'purged'];
 const NO_BYTES = new Uint8Array(0);
 
 /** Replacement rows are keyed by version and position; a compaction has at most this many. */
@@ -228,7 +230,7 @@ export function decodeConfig(bytes: Uint8Array): ContextConfig | null {
 export function encodeHeader(header: ContextHeader): Uint8Array {
   const writer = new Writer(80 + windowSizeHint(header.window));
   writer.byte(HEADER_FORMAT);
-  writer.byte(header.status === 'active' ? 0 : 1);
+  writer.byte(STATUSES.indexOf(header.status));
   writer.uint(header.version);
   writer.uint(header.configRevision);
   writer.uint(header.lastSeq);
@@ -245,15 +247,18 @@ export function encodeHeader(header: ContextHeader): Uint8Array {
   // No token is empty, so that an empty one says: no claim.
   writer.bytes(header.claim?.token ?? NO_BYTES);
   if (header.claim !== null) writer.uint(header.claim.expiresAt);
+  writer.uint(header.archivedVersion);
+  writer.uint(header.archivedRevision + 1);
+  writer.uint(header.trimmedSeq);
   return writer.done();
 }
 
-/** Reads format 1 too: what it did not know yet starts at the version it was last written. */
+/** Reads formats 1 and 2 too: what 1 did not know yet starts at the version it was last written; to 2 nothing was archived. */
 export function decodeHeader(bytes: Uint8Array): ContextHeader | null {
   const reader = new Reader(bytes);
   const format = reader.byte();
-  if (format !== FORMAT && format !== HEADER_FORMAT) return null;
-  const status = reader.byte() === 0 ? 'active' : 'tombstoned';
+  if (format < FORMAT || format > HEADER_FORMAT) return null;
+  const status = STATUSES[reader.byte()];
   const version = reader.uint();
   const configRevision = reader.uint();
   const lastSeq = reader.uint();
@@ -269,7 +274,11 @@ export function decodeHeader(bytes: Uint8Array): ContextHeader | null {
   const historyFrom = older ? version : reader.uint();
   const calibration = older ? CALIBRATION_ONE : reader.uint();
   const claim = older ? null : readClaim(reader);
-  if (!reader.ok || !reader.atEnd || calibration === 0) return null;
+  const marked = format === HEADER_FORMAT;
+  const archivedVersion = marked ? reader.uint() : 0;
+  const archivedRevision = marked ? reader.uint() - 1 : -1;
+  const trimmedSeq = marked ? reader.uint() : 0;
+  if (!reader.ok || !reader.atEnd || calibration === 0 || status === undefined) return null;
   return {
     status,
     version,
@@ -277,6 +286,9 @@ export function decodeHeader(bytes: Uint8Array): ContextHeader | null {
     lastSeq,
     leadingCount,
     archivedSeq,
+    archivedVersion,
+    archivedRevision,
+    trimmedSeq,
     createdAt,
     updatedAt,
     window,

@@ -73,6 +73,9 @@ export interface ContextConfig {
 
 export type ContextStatus = 'active' | 'tombstoned';
 
+/** `purged`: what is left of a context that was erased. For readers there is none; the id is never used again. */
+export type HeaderStatus = ContextStatus | 'purged';
+
 /**
  * One run of skip_parts: log messages below `before` are shown without parts whose kind starts with one of `kinds`.
  * `through` is the last seq there was when it ran: a result up to there can still save its call (a pair goes only
@@ -119,13 +122,18 @@ export interface Claim {
 
 /** Counters of a context; rewritten by every change, so it stays small. */
 export interface ContextHeader {
-  readonly status: ContextStatus;
+  readonly status: HeaderStatus;
   readonly version: number;
   readonly configRevision: number;
   readonly lastSeq: number;
   /** The log opens with this many system messages (counted up to LEADING_MAX): the ones that may be pinned. */
   readonly leadingCount: number;
+  /** What the archive has confirmed: messages up to archivedSeq; state and compactions up to archivedVersion; settings up to archivedRevision (-1: none). */
   readonly archivedSeq: number;
+  readonly archivedVersion: number;
+  readonly archivedRevision: number;
+  /** Messages up to here are only in the archive, but for the window's pinned ones. At most archivedSeq, below window.firstSeq. */
+  readonly trimmedSeq: number;
   /** Milliseconds since the epoch, from the stamps of commands. */
   readonly createdAt: number;
   readonly updatedAt: number;
@@ -157,8 +165,17 @@ export type Table =
   | 'keyedRing' // key: ring position. The idempotency key, for expiry
   | 'cut' // key: number of the cut, from 1. What changed the window other than by growing, and what it was before
   | 'revision' // key: config revision. The settings that shape windows, and the version from which they were in force
-  | 'answers'; // key: answersKey(place). Where a message's calls were answered from afar
+  | 'answers' // key: answersKey(place). Where a message's calls were answered from afar
+  | 'unarchived' // key ''. The archive is behind, or there is something to trim (archive.ts)
+  | 'expiring' // key ''. The context has a ttl
+  | 'purging'; // key ''. The context was purged, and not all traces of it are gone yet (purge.ts)
 export type RowKey = number | string;
+
+/** Names a row of one context. */
+export interface RowRef {
+  readonly table: Table;
+  readonly key: RowKey;
+}
 
 export interface Write {
   readonly table: Table;
@@ -223,7 +240,34 @@ export type Command =
       readonly version: number;
       readonly inputTokens: number;
     }
-  | { readonly type: 'tombstone'; readonly context: string };
+  | { readonly type: 'tombstone'; readonly context: string }
+  | {
+      /** What is durably in the archive, for contexts of one group. */
+      readonly type: 'ack_archived';
+      /** Of the first of `acks`: where the command goes. */
+      readonly context: string;
+      readonly acks: readonly ArchiveAck[];
+      /** The newest messages that stay in hot storage whatever is archived. */
+      readonly tailKeep: number;
+    }
+  /** Ends the context for everybody, at once and for good; what it held goes with `purge_step`s. */
+  | { readonly type: 'purge'; readonly context: string }
+  /** Deletes rows of a purged context, which the proposer has found; at most PURGE_STEP_ROWS_MAX. */
+  | { readonly type: 'purge_step'; readonly context: string; readonly rows: readonly RowRef[] }
+  /** Nothing of the context is left on any replica. */
+  | { readonly type: 'purge_done'; readonly context: string }
+  /** Purges the context if its ttl has passed since its last write; else nothing. */
+  | { readonly type: 'expire'; readonly context: string };
+
+/** What the archive has of one context. Each mark moves up only, and never beyond what there is. */
+export interface ArchiveAck {
+  readonly context: string;
+  /** All messages up to here; 0 says nothing about messages. */
+  readonly upto: number;
+  /** The state, and compactions, up to this version. Says nothing about messages. */
+  readonly version: number;
+  readonly configRevision: number;
+}
 
 /** The answer to a command, before it becomes HTTP. Survives JSON: it travels between nodes. */
 export type Reply =
@@ -238,9 +282,13 @@ export type Reply =
     }
   | { readonly ok: true; readonly type: 'compact'; readonly version: number }
   | { readonly ok: true; readonly type: 'tombstone' }
+  | { readonly ok: true; readonly type: 'ack_archived' }
+  | { readonly ok: true; readonly type: 'purge'; /** Every trace is gone. */ readonly complete: boolean }
+  | { readonly ok: true; readonly type: 'purge_step' | 'purge_done' }
+  | { readonly ok: true; readonly type: 'expire'; readonly purged: boolean }
   | { readonly ok: true; readonly type: 'claim'; /** 0: given back. */ readonly expiresAt: number }
   | { readonly ok: true; readonly type: 'usage'; /** In 1/1024. */ readonly calibration: number; readonly changed: boolean }
-  | { readonly ok: false; readonly code: 'context_not_found' | 'context_tombstoned' | 'idempotency_conflict' | 'invalid_command' }
+  | { readonly ok: false; readonly code: 'context_not_found' | 'context_tombstoned' | 'context_purged' | 'idempotency_conflict' | 'invalid_command' }
   | { readonly ok: false; readonly code: 'conflict'; readonly expected: number; readonly found: number }
   | { readonly ok: false; readonly code: 'revision_conflict'; readonly expected: number; readonly found: number }
   | { readonly ok: false; readonly code: 'invalid_keep_from_seq'; readonly lastSeq: number }
@@ -256,7 +304,9 @@ export type ContextEvent =
   | { readonly type: 'message'; readonly context: string; readonly seq: number; readonly version: number; readonly tokens: number; readonly roleKind: RoleKind }
   | { readonly type: 'context'; readonly context: string; readonly version: number; readonly needsCompaction: boolean; readonly usedTokens: number; /** Present where this change made it so. */ readonly turnedDue?: { readonly tokenBudget: number } }
   | { readonly type: 'compaction'; readonly context: string; readonly version: number; readonly fromSeq: number; readonly toSeq: number }
-  | { readonly type: 'tombstoned'; readonly context: string; readonly version: number };
+  | { readonly type: 'tombstoned'; readonly context: string; readonly version: number }
+  /** From now on there is no such context: whoever keeps anything of it forgets it. */
+  | { readonly type: 'purged'; readonly context: string; readonly version: number };
 
 export interface Outcome {
   readonly reply: Reply;
@@ -265,4 +315,6 @@ export interface Outcome {
   /** Decoded form of a header/config row in `writes`, so that caches need not decode it again. */
   readonly header: ContextHeader | null;
   readonly config: ContextConfig | null;
+  /** The same for a command about several contexts; absent for all others. */
+  readonly headers?: ReadonlyMap<string, ContextHeader>;
 }

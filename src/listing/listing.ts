@@ -14,7 +14,7 @@ import { RequestKind, type PeerNetwork } from '../cluster/ports.ts';
 import { GROUP_COUNT } from '../constants.ts';
 import { needsCompaction } from '../contexts/policies.ts';
 import { decodeConfig, decodeHeader } from '../contexts/rows.ts';
-import type { ContextStatus } from '../contexts/types.ts';
+import type { ContextStatus, HeaderStatus } from '../contexts/types.ts';
 import { ApiError } from '../errors.ts';
 import type { Consistency, ListingApi, ListQuery } from '../http/ports.ts';
 import { decodeListAnswer, decodeListRequest, encodeListAnswer, type ListPage, type ListRequest } from './wire.ts';
@@ -188,7 +188,8 @@ export class Listing implements ListingApi {
       if (run === undefined) return { ids, through: null };
       if (ids.length === limit || seen === SCAN_ROWS_MAX) return { ids, through };
       const id = run.ids[run.at] ?? '';
-      if (status === null || run.statuses[run.at] === status) ids.push(id);
+      const found = run.statuses[run.at];
+      if (status === null ? found !== 'purged' : found === status) ids.push(id);
       through = id;
       run.at++;
       if (run.at === run.ids.length && !run.isEnded) await this.refill(run, wanted.prefix);
@@ -246,7 +247,7 @@ interface Run extends IdRun {
   readonly group: number;
   after: string | null;
   ids: string[];
-  statuses: ContextStatus[];
+  statuses: HeaderStatus[];
   /** Of the next refill. */
   rows: number;
   isEnded: boolean;
@@ -258,7 +259,7 @@ function unreachable(group: number | null): ApiError {
   return new ApiError('raft_unavailable', `Raft group ${group ?? 'unknown'} cannot be read from here. Retry.`);
 }
 
-function statusOf(row: Uint8Array): ContextStatus {
+function statusOf(row: Uint8Array): HeaderStatus {
   const header = decodeHeader(row);
   if (header === null) throw new Error('a header row does not decode');
   return header.status;

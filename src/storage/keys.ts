@@ -34,7 +34,32 @@ const TABLE_CODE: Record<Table, number> = {
   cut: 9,
   revision: 10,
   answers: 11,
+  unarchived: 12,
+  expiring: 13,
+  purging: 14,
 };
+
+/** Whether the rows of a table are named by numbers. */
+const NUMERIC: Record<Table, boolean> = {
+  config: false,
+  header: false,
+  message: true,
+  replacement: true,
+  compaction: true,
+  openCall: false,
+  keyed: false,
+  keyedRing: true,
+  cut: true,
+  revision: true,
+  answers: true,
+  unarchived: false,
+  expiring: false,
+  purging: false,
+};
+
+export function hasNumericKeys(table: Table): boolean {
+  return NUMERIC[table];
+}
 
 export const GROUP_MAX = 0xffff;
 export const LOG_KEY_BYTES = 15;

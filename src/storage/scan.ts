@@ -1,9 +1,9 @@
 /** Ranges of state rows as they are now: a consistent view of LevelDB merged with the rows not yet written. */
-import type { Table } from '../contexts/types.ts';
+import type { RowKey, Table } from '../contexts/types.ts';
 import { DamageError, unsealed } from './checksum.ts';
 import type { GroupStore } from './group.ts';
 import { readU64 } from './integers.ts';
-import { isRowIntact, readContext, stateKey, tablePrefix } from './keys.ts';
+import { hasNumericKeys, isRowIntact, readContext, stateKey, tablePrefix } from './keys.ts';
 import type { Database } from './writer.ts';
 
 /** A row's key is what follows the context id: 8 bytes for a number. */
@@ -11,6 +11,9 @@ export interface StateRow {
   readonly key: number;
   readonly value: Uint8Array;
 }
+
+/** Tables that list contexts. */
+export type ListTable = 'unarchived' | 'expiring' | 'purging';
 
 export interface ContextRow {
   readonly context: string;
@@ -51,6 +54,33 @@ export async function scanContexts(db: Database, group: GroupStore, range: { aft
   if (Buffer.compare(gte, lt) >= 0) return [];
   const pairs = await scan(db, group, { table, context: null, gte, lt, limit: range.limit }, onDamage);
   return pairs.map(([key, value]) => ({ context: readContext(key), header: value }));
+}
+
+/** Ids of the contexts that have a row in a table of which a context has one row, in id order, after `after`. */
+export async function scanListed(db: Database, group: GroupStore, range: { table: ListTable; after?: string; limit: number }, onDamage: (reason: string) => void): Promise<string[]> {
+  const { table, after, limit } = range;
+  const { slot } = group.record;
+  const gte = after === undefined ? tablePrefix(group.id, slot, table) : following(stateKey(group.id, slot, { table, context: after, key: '' }));
+  const pairs = await scan(db, group, { table, context: null, gte, lt: tablePrefix(group.id, slot, table, 1), limit }, onDamage);
+  return pairs.map(([key]) => readContext(key));
+}
+
+/** Keys of the rows that one context has in a table, in no order; about `limit` where there are more. Reads no values. */
+export async function scanKeys(db: Database, group: GroupStore, range: { table: Table; context: string; limit: number }): Promise<RowKey[]> {
+  const { table, context, limit } = range;
+  const gte = stateKey(group.id, group.record.slot, { table, context, key: '' });
+  const lt = following(Buffer.from(gte));
+  // Both views are taken in this one turn, as in scan.
+  const unwritten = unwrittenRows(group, { table, context, gte, lt, limit });
+  const stored = await db.keys({ gte, lt, limit: limit + unwritten.length }).all();
+  const names = new Map<string, Uint8Array>();
+  for (const key of stored) names.set(Buffer.from(key).toString('latin1'), key);
+  for (const { key, value } of unwritten) {
+    const name = Buffer.from(key).toString('latin1');
+    if (value === null) names.delete(name);
+    else names.set(name, key);
+  }
+  return [...names.values()].map((key) => (hasNumericKeys(table) ? readU64(key, gte.length) : Buffer.from(key.subarray(gte.length)).toString('utf8')));
 }
 
 /** Throws DamageError after telling `onDamage`. */

@@ -15,8 +15,8 @@ import { CacheBudget, GroupLog } from './group-log.ts';
 import { GroupStore, RowEncoder } from './group.ts';
 import type { GroupChange } from './group.ts';
 import { groupKey, isRowIntact, NODE_KEY, Space, stateKeyBytesMax, writeStateKey } from './keys.ts';
-import { scanContexts, scanRows } from './scan.ts';
-import type { ContextRow, StateRow } from './scan.ts';
+import { scanContexts, scanKeys, scanListed, scanRows } from './scan.ts';
+import type { ContextRow, ListTable, StateRow } from './scan.ts';
 import type { GroupRecord } from './records.ts';
 import { Scrub } from './scrub.ts';
 import { StagedSnapshot, StateSnapshot } from './snapshots.ts';
@@ -364,6 +364,16 @@ export class Storage implements HostStorage {
   /** Contexts that have a header, in id order, after `after`, starting with `prefix`; the overlay is merged. */
   contexts(group: GroupId, range: { after?: string; prefix?: string; limit: number }): Promise<ContextRow[]> {
     return scanContexts(this.db, this.group(group), range, (reason) => this.damage(group, reason));
+  }
+
+  /** Ids of the contexts listed in `table`, in id order, after `after`; the overlay is merged. */
+  listed(group: GroupId, table: ListTable, range: { after?: string; limit: number }): Promise<string[]> {
+    return scanListed(this.db, this.group(group), { table, ...range }, (reason) => this.damage(group, reason));
+  }
+
+  /** Keys of rows that a context has in `table`, about `limit` where there are more; the overlay is merged. Values are not read. */
+  keys(group: GroupId, table: Table, context: string, limit: number): Promise<RowKey[]> {
+    return scanKeys(this.db, this.group(group), { table, context, limit });
   }
 
   // ---- Snapshots

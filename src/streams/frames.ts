@@ -6,7 +6,7 @@
 import type { MessageRow } from '../contexts/rows.ts';
 import { renderMessage } from '../render.ts';
 
-export type FrameKind = 'message' | 'compaction' | 'context' | 'tombstoned' | 'reset' | 'gap';
+export type FrameKind = 'message' | 'compaction' | 'context' | 'tombstoned' | 'purged' | 'reset' | 'gap';
 
 export interface Frame {
   readonly kind: FrameKind;
@@ -47,6 +47,11 @@ export function tombstonedFrame(version: number): Frame {
   return { kind: 'tombstoned', version, json: Buffer.from(`{"type":"tombstoned","version":${version}}`) };
 }
 
+/** The context was erased: there is none any more. */
+export function purgedFrame(version: number): Frame {
+  return { kind: 'purged', version, json: Buffer.from(`{"type":"purged","version":${version}}`) };
+}
+
 /** The reader's cursor is none of this log: it goes on from `version`. */
 export function resetFrame(version: number): Frame {
   return { kind: 'reset', version, json: Buffer.from(`{"type":"reset","version":${version}}`) };
@@ -60,7 +65,7 @@ export function gapFrame(expected: number, actual: number): Frame {
 /** Frames that go out together, in order. A version is never spread over two batches. */
 export class Batch {
   readonly frames: readonly Frame[];
-  /** Version of the first message, compaction or tombstone; 0 when there is only news about the window. */
+  /** Version of the first message, compaction, tombstone or purge; 0 when there is only news about the window. */
   readonly firstChange: number;
   readonly lastVersion: number;
   /** The context has ended, and the stream with it. */
@@ -75,7 +80,7 @@ export class Batch {
     this.firstChange = firstChange;
     const last = frames[frames.length - 1];
     this.lastVersion = last?.version ?? 0;
-    this.isEnd = last?.kind === 'tombstoned';
+    this.isEnd = last?.kind === 'tombstoned' || last?.kind === 'purged';
   }
 
   /** The batch as the transport sends it; empty when all it holds are messages and none are wanted. */
@@ -102,7 +107,7 @@ export class Batch {
 }
 
 function isChange(kind: FrameKind): boolean {
-  return kind === 'message' || kind === 'compaction' || kind === 'tombstoned';
+  return kind === 'message' || kind === 'compaction' || kind === 'tombstoned' || kind === 'purged';
 }
 
 /** Appends one frame as the transport sends it. `isLast`: nothing else of its version follows, a reader may resume there. */

@@ -10,7 +10,7 @@
 import { decodeMessageRow } from '../contexts/rows.ts';
 import type { MessageRow } from '../contexts/rows.ts';
 import type { ContextEvent, Rows } from '../contexts/types.ts';
-import { Batch, compactionFrame, contextFrame, messageFrame, resetFrame, tombstonedFrame } from './frames.ts';
+import { Batch, compactionFrame, contextFrame, messageFrame, purgedFrame, resetFrame, tombstonedFrame } from './frames.ts';
 import type { Frame } from './frames.ts';
 import { LogReplay } from './replay.ts';
 import { BUFFERED_BYTES_MAX, CloseCode } from './sink.ts';
@@ -227,6 +227,8 @@ export class StreamHub {
         return contextFrame(event.version, event.needsCompaction, event.usedTokens);
       case 'tombstoned':
         return tombstonedFrame(event.version);
+      case 'purged':
+        return purgedFrame(event.version);
     }
   }
 

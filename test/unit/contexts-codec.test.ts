@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { decodeCommand, encodeCommand, setStamp, stampOf } from '../../src/contexts/commands.ts';
+import { ERASED_TABLES, decodeCommand, encodeCommand, setStamp, stampOf } from '../../src/contexts/commands.ts';
 import { decodeAnswers, encodeAnswers } from '../../src/contexts/answers.ts';
 import { decodeCut, encodeCut } from '../../src/contexts/cuts.ts';
 import type { CutRecord } from '../../src/contexts/cuts.ts';
@@ -66,7 +66,18 @@ const config = fc.record({
 });
 const guard = fc.integer({ min: -1, max: 1000 });
 const command: fc.Arbitrary<Command> = fc.oneof(
-  fc.record({ type: fc.constant('tombstone'), context: words }),
+  fc.record({ type: fc.constantFrom('tombstone', 'purge', 'purge_done', 'expire'), context: words }),
+  fc.record({
+    type: fc.constant('ack_archived'),
+    context: words,
+    acks: fc.array(fc.record({ context: words, upto: count, version: count, configRevision: count }), { maxLength: 4 }),
+    tailKeep: count,
+  }),
+  fc.record({
+    type: fc.constant('purge_step'),
+    context: words,
+    rows: fc.array(fc.record({ table: fc.constantFrom(...ERASED_TABLES), key: fc.oneof(count, words) }), { maxLength: 6 }),
+  }),
   fc.record({
     type: fc.constant('put'),
     context: words,
@@ -115,12 +126,15 @@ const windowState: fc.Arbitrary<WindowState> = fc.record({
   stableSinceVersion: count,
 });
 const header: fc.Arbitrary<ContextHeader> = fc.record({
-  status: fc.constantFrom('active', 'tombstoned'),
+  status: fc.constantFrom('active', 'tombstoned', 'purged'),
   version: count,
   configRevision: count,
   lastSeq: count,
   leadingCount: count,
   archivedSeq: count,
+  archivedVersion: count,
+  archivedRevision: fc.integer({ min: -1, max: 2 ** 40 }),
+  trimmedSeq: count,
   createdAt: count,
   updatedAt: count,
   keyedNewest: count,
@@ -234,7 +248,7 @@ describe('rows as bytes', () => {
     fc.assert(fc.property(keyed, (given) => assert.deepEqual(plain(decodeKeyed(encodeKeyed(given))), plain(given))));
   });
 
-  it('rows of format 1 are read: no sums, no cuts, history from where they end', () => {
+  it('rows of older formats are read: no sums, no cuts, history from where they end, nothing archived', () => {
     const now = encodeMessageRow(message('user', [text()]), { version: 3, stampMs: 9, links: [], windowTokens: 0, windowCount: 0 });
     // Format 2 put the two sums, here a byte each, behind version, stamp and tokens.
     const old = decodeMessageRow(Uint8Array.from([1, ...now.slice(1, 5), ...now.slice(7)])) ?? assert.fail();
@@ -244,9 +258,10 @@ describe('rows as bytes', () => {
     header.run(put());
     header.run(append([message('user', [text()])]));
     const bytes = header.stored.get('header|c|') ?? assert.fail();
-    // What format 2 added stands at the end: cuts 0, history 0, calibration 1024 in two bytes, no claim.
-    const older = decodeHeader(Uint8Array.from([1, ...bytes.slice(1, -5)])) ?? assert.fail();
+    // What formats 2 and 3 added stands at the end: cuts 0, history 0, calibration 1024 in two bytes, no claim; then three marks.
+    const older = decodeHeader(Uint8Array.from([1, ...bytes.slice(1, -8)])) ?? assert.fail();
     assert.deepEqual(older, { ...header.head, historyFrom: 1 });
+    assert.deepEqual(decodeHeader(Uint8Array.from([2, ...bytes.slice(1, -3)])), header.head);
   });
 
   it('garbage is null or a row, never an exception', () => {
