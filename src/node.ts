@@ -22,8 +22,10 @@ import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snap
 import { foundingConf, foundingTopology, encodeTopology, replicaOn, type Topology } from './cluster/topology.ts';
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
+import { drain } from './draining.ts';
 import { MessageExporter } from './export.ts';
 import { buildApp } from './http/app.ts';
+import { Connections } from './http/connections.ts';
 import { Listing } from './listing/listing.ts';
 import type { LogFields, Logger, NodeLogger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
@@ -75,6 +77,7 @@ export class Node {
   private coordinator: Coordinator | null = null;
   private founding: Founding | null = null;
   private app: FastifyInstance | null = null;
+  private connections: Connections | null = null;
   private readonly timers: ReturnType<typeof setInterval>[] = [];
   /** Node of each replica, by group; rebuilt when the topology changes, because every message looks here. */
   private nodesByGroup: ReadonlyMap<ReplicaId, NodeId>[] = [];
@@ -181,8 +184,9 @@ export class Node {
         },
         schedule: setImmediate,
         fatal: this.fatal,
-        onLeader: (group, _leader, _term, isLeader) => {
+        onLeader: (group, leader, term, isLeader) => {
           this.router.onLeader(group);
+          logger.debug({ type: 'leader', group, leader, term, led: isLeader }, 'a group changed its leader or term');
           if (isLeader && group !== TOPOLOGY_GROUP) this.webhook?.takeOver(group);
         },
       },
@@ -243,23 +247,33 @@ export class Node {
   async close(): Promise<void> {
     if (this.closing) return;
     this.closing = true;
-    this.health.drain();
     // Their clients come back elsewhere with their cursors, while this node still helps its groups to new leaders.
     const streamsClosed = this.streams.close();
-    await this.handOver();
+    let serverClosed: Promise<void> | undefined;
+    await drain({
+      isAlone: (this.topology?.nodes.length ?? 1) === 1,
+      announce: () => {
+        this.health.drain();
+        this.connections?.announceClose();
+      },
+      handOver: () => this.coordinator?.handOver() ?? 0,
+      // It resolves only when peers' links are gone too, and requests under way still need those.
+      closeListener: () => (serverClosed = this.app?.close()),
+      closeIdle: () => this.connections?.closeIdle(),
+      isBusy: () => (this.connections?.open ?? 0) > 0 || this.router.pending > 0 || this.host.groups().some((group) => (this.host.status(group)?.proposalsWaiting ?? 0) > 0),
+      answerWaiting: () => this.router.close(),
+    });
+    this.connections?.destroyHttp();
     await streamsClosed;
-    // The server closes only when peers' links are gone too, and requests under way still need those.
-    const serverClosed = this.app?.close();
-    await this.waitUntil(() => this.router.pending === 0, this.config.requestTimeoutMs);
     await this.founding?.close();
     this.coordinator?.close();
     await this.webhook?.close();
     this.health.close();
-    this.router.close();
     for (const timer of this.timers) clearInterval(timer);
     await this.receiver.close();
     await this.sender.close();
     await this.links.close();
+    this.connections?.destroyAll();
     await serverClosed;
     this.host.stop();
     await this.counter.close();
@@ -296,6 +310,7 @@ export class Node {
       mountApi: (api) => this.streams.mount(api),
     });
     this.app = app;
+    this.connections = new Connections(app.server);
     app.server.on('upgrade', (request, socket, head) => {
       if (request.url === PEER_PATH) this.links.handleUpgrade(request, socket, head);
       else this.streams.handleUpgrade(request, socket, head);

@@ -4,7 +4,7 @@
  * spread over. Every change is compare-and-set on the topology's epoch. Owns no table: topology.ts does.
  */
 import type { RaftHost } from '../../raft/host.ts';
-import type { GroupId } from '../../raft/types.ts';
+import type { GroupId, ReplicaId } from '../../raft/types.ts';
 import { TOPOLOGY_GROUP } from '../constants.ts';
 import type { Logger } from '../log.ts';
 import { compareNames } from './hello.ts';
@@ -22,6 +22,9 @@ const STEADY_ROUNDS = 4;
  * clock or disk is ill. It is given back only if the node is still there this many rounds later.
  */
 const HANDED_OVER_ROUNDS = 40;
+
+/** A handover that has not succeeded by then is begun anew, maybe with another target: Raft has given it up (12 ticks). */
+const HANDOVER_RETRY_MS = 700;
 
 export interface CoordinatorOptions {
   readonly identity: NodeIdentity;
@@ -44,6 +47,8 @@ export class Coordinator {
   private readonly upSince = new Map<string, number>();
   /** Term in which this node leads a group, and the round at which that was first seen. */
   private readonly led = new Map<GroupId, { readonly term: number; readonly since: number }>();
+  /** Transfers begun by handOver: in which term of the group, and when. */
+  private readonly handedOver = new Map<GroupId, { readonly term: number; readonly atMs: number }>();
   /** One change of ours is on its way; the next round looks again. */
   private proposing = false;
 
@@ -60,14 +65,29 @@ export class Coordinator {
   /** Hands every leadership to another live replica, as before a shutdown. Returns how many are still led here. */
   handOver(): number {
     let led = 0;
+    const now = performance.now();
     for (const group of this.options.host.groups()) {
       const status = this.options.host.status(group);
       if (status?.role !== 'leader' || status.progress.length === 0) continue;
       led++;
-      const target = status.progress.filter((p) => p.active && !p.learner && p.match >= status.commit).sort((a, b) => b.match - a.match)[0];
-      if (target !== undefined) this.options.host.transferLeadership(group, target.replica);
+      // A second target while the first one campaigns would split the vote between them.
+      const begun = this.handedOver.get(group);
+      if (begun?.term === status.term && now - begun.atMs < HANDOVER_RETRY_MS) continue;
+      const ready = status.progress.filter((p) => p.active && !p.learner && p.match >= status.commit && this.isLinked(group, p.replica));
+      const most = Math.max(...ready.map((p) => p.match));
+      const best = ready.filter((p) => p.match === most);
+      // In turn, so that one survivor does not get them all.
+      const target = best[group % best.length];
+      if (target === undefined || !this.options.host.transferLeadership(group, target.replica)) continue;
+      this.handedOver.set(group, { term: status.term, atMs: now });
+      this.options.logger.debug({ type: 'transfer', group, term: status.term }, 'leadership is being handed over');
     }
     return led;
+  }
+
+  private isLinked(group: GroupId, replica: ReplicaId): boolean {
+    const node = this.options.topology()?.groups[group]?.replicas.find(({ id }) => id === replica)?.node;
+    return node !== undefined && this.options.network.isUp(node);
   }
 
   private round(): void {
@@ -124,7 +144,9 @@ export class Coordinator {
       const replica = replicaOn(topology, group, preferred);
       const progress = status.progress.find((p) => p.replica === replica);
       if (progress === undefined || !progress.active || progress.learner || progress.match < status.commit) continue;
-      if (this.options.host.transferLeadership(group, progress.replica)) moved++;
+      if (!this.options.host.transferLeadership(group, progress.replica)) continue;
+      moved++;
+      this.options.logger.debug({ type: 'transfer', group, term: status.term }, 'leadership goes back to the preferred node');
     }
   }
 
