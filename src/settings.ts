@@ -19,6 +19,8 @@ export { SKIP_KINDS_MAX };
 export const SKIP_KIND_BYTES_MAX = 128;
 export const METADATA_BYTES_MAX = 64 * 1024;
 export const MODEL_BYTES_MAX = 128;
+/** Ten years: what should live longer has no ttl. */
+export const TTL_SECONDS_MAX = 315_360_000;
 /** Body limit of PUT and PATCH: metadata, a generous policy and white space. */
 export const SETTINGS_BODY_BYTES_MAX = 256 * 1024;
 
@@ -38,7 +40,7 @@ const POLICY_CONFIG: Readonly<Record<Strategy, readonly string[]>> = {
   manual: ['pin'],
 };
 
-const PUT_FIELDS = ['token_budget', 'trigger_ratio', 'policy', 'metadata', 'model'] as const;
+const PUT_FIELDS = ['token_budget', 'trigger_ratio', 'policy', 'metadata', 'model', 'ttl_seconds'] as const;
 const PATCH_FIELDS = ['metadata'] as const;
 
 /**
@@ -55,6 +57,7 @@ export function parsePut(body: Buffer, limits: { readonly depthMax: number }): P
     targetRatioGiven?: boolean;
     metadataText?: Uint8Array;
     model?: string;
+    ttlSeconds?: number;
   } = {};
   const budget = fields['token_budget'];
   if (budget !== undefined) settings.tokenBudget = integer(budget, 'token_budget', 1, TOKEN_BUDGET_MAX);
@@ -68,6 +71,8 @@ export function parsePut(body: Buffer, limits: { readonly depthMax: number }): P
   }
   const model = fields['model'];
   if (model !== undefined) settings.model = modelName(model);
+  const ttl = fields['ttl_seconds'];
+  if (ttl !== undefined) settings.ttlSeconds = ttl === null ? 0 : integer(ttl, 'ttl_seconds', 1, TTL_SECONDS_MAX);
   const metadata = fields['metadata'];
   if (metadata !== undefined) {
     assertMetadata(metadata);
@@ -222,8 +227,7 @@ function refuseUnknown(value: JsonObject, known: readonly string[], path: string
   for (const key of Object.keys(value)) {
     if (known.includes(key)) continue;
     const where = path === '' ? key : `${path}.${key}`;
-    const why = path === '' && key === 'ttl_seconds' ? 'is not available in this version' : 'is not a known field';
-    throw invalid(where, `${shown(where)} ${why}. Known here: ${known.join(', ')}.`);
+    throw invalid(where, `${shown(where)} is not a known field. Known here: ${known.join(', ')}.`);
   }
 }
 

@@ -66,6 +66,12 @@ export class Store implements StoreApi {
     if (!reply.ok) throw replyError(id, reply);
   }
 
+  async purge(id: string): Promise<{ complete: boolean }> {
+    const reply = await this.propose({ type: 'purge', context: id }, 'essential');
+    if (!reply.ok) throw replyError(id, reply);
+    return { complete: reply.type === 'purge' && reply.complete };
+  }
+
   async append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: Buffer; replayed: boolean }> {
     const parsed = parseAppend(body, this.options.limits);
     const idempotency = idempotencyKey === null ? null : { key: idempotencyKey, digest: bodyDigest(body) };
@@ -111,7 +117,7 @@ export class Store implements StoreApi {
     // The command carries no model that apply could check, so the model is read like a client reads it: a count
     // must not depend on which node was asked.
     const current = await this.config(id);
-    if (current === null) throw contextNotFound(id);
+    if (current === null) throw await this.absent(id);
     const replacement = await estimate(parsed.replacement, this.options.counter, current.config.model);
     const reply = await this.propose({ type: 'compact', context: id, replacement, ifVersion: parsed.ifVersion, keepFromSeq: parsed.keepFromSeq, ...claim });
     if (!reply.ok) throw replyError(id, reply);
@@ -137,7 +143,7 @@ export class Store implements StoreApi {
   async patchMetadata(id: string, patch: Record<string, unknown>): Promise<{ body: Buffer }> {
     for (let attempt = 0; attempt < SETTINGS_RETRIES; attempt++) {
       const current = await this.config(id);
-      if (current === null) throw contextNotFound(id);
+      if (current === null) throw await this.absent(id);
       const metadataText = patchMetadataText(current.config.metadataText, patch);
       const reply = await this.propose({ type: 'put', context: id, settings: { metadataText }, ifConfigRevision: current.revision, mustExist: true });
       if (reply.ok) return { body: await this.readBack(id) };
@@ -237,6 +243,12 @@ export class Store implements StoreApi {
       if (error instanceof DamageError) return '';
       throw error;
     }
+  }
+
+  /** Why a context that cannot be read cannot be changed: there never was one, or it was erased. */
+  private async absent(id: string): Promise<ApiError> {
+    const reply = await this.propose({ type: 'put', context: id, settings: {}, ifConfigRevision: -1, mustExist: true });
+    return reply.ok ? contextNotFound(id) : replyError(id, reply);
   }
 
   /** Settings in force and their revision, or null where there is no such context. */

@@ -13,6 +13,7 @@ import {
   MODEL_BYTES_MAX,
   SKIP_KINDS_MAX,
   TOKEN_BUDGET_MAX,
+  TTL_SECONDS_MAX,
 } from '../settings.ts';
 import { KNOWN_MODEL_PATTERN } from '../tokens/models.ts';
 
@@ -96,6 +97,7 @@ export const COMPONENTS: readonly (Schema & { readonly $id: string })[] = [
         policy: { $ref: 'Policy#' },
         metadata: anyObject,
         model: { type: 'string', maxLength: MODEL_BYTES_MAX, pattern: KNOWN_MODEL_PATTERN, description: "Whose tokenizer counts; the server's default when absent." },
+        ttl_seconds: { type: ['integer', 'null'], minimum: 1, maximum: TTL_SECONDS_MAX, description: 'The context is erased this long after its last write; null: never.' },
       },
       [],
     ),
@@ -111,6 +113,7 @@ export const COMPONENTS: readonly (Schema & { readonly $id: string })[] = [
       policy: { type: 'object', properties: { strategy: { type: 'string' }, config: anyObject }, required: ['strategy', 'config'] },
       model: { type: ['string', 'null'] },
       metadata: anyObject,
+      ttl_seconds: { type: ['integer', 'null'] },
       version: count,
       config_revision: count,
       last_seq: count,

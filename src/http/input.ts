@@ -97,6 +97,7 @@ export const QUERY_PARAMETERS = {
   full: { type: 'boolean', default: false, description: 'The stored window whole, whatever the budget.' },
   for: { type: 'string', enum: PROVIDERS, description: "Messages in this provider's request shape; absent: as they are stored." },
   at_version: { type: 'integer', minimum: 0, description: 'The window as it stood at this version, with the settings then in force.' },
+  purge: { type: 'boolean', default: false, description: 'Erase the content for good instead.' },
   explain: { type: 'boolean', default: false, description: 'Instead of the window: what became of each message of the log, page by page (from_seq, limit).' },
 } as const satisfies Readonly<Record<string, QueryParameter>>;
 

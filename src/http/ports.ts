@@ -116,6 +116,8 @@ export interface StoreApi {
   get(id: string, consistency: Consistency): Promise<ReadAnswer>;
   /** Tombstone; idempotent. */
   remove(id: string): Promise<void>;
+  /** Erases the context; idempotent. `complete`: the last trace is gone. */
+  purge(id: string): Promise<{ complete: boolean }>;
   /** `body` is the raw request body: {"message":…} or {"messages":[…]}, validated here in one pass. */
   append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: Buffer; replayed: boolean }>;
   tail(id: string, query: { offset: number; limit: number }, consistency: Consistency): Promise<ReadAnswer>;

@@ -27,6 +27,8 @@ export interface RouteDeps {
 
 type ById = { Params: { id: string } };
 
+const PURGING = Buffer.from('{"status":"purging"}');
+
 /** An append that took longer than this is logged. */
 const SLOW_APPEND_MS = 1000;
 
@@ -68,8 +70,14 @@ export function mountApi(app: FastifyInstance, deps: RouteDeps): void {
   });
 
   app.delete<ById>('/contexts/:id', { schema: OPERATIONS.deleteContext }, async (request, reply) => {
-    refuseQuery(request);
-    await store.remove(contextId(request));
+    const query = Query.read(request, OPERATION_QUERY.deleteContext);
+    const id = contextId(request);
+    if (query.boolean('purge')) {
+      const { complete } = await store.purge(id);
+      if (!complete) return send(reply, 202, PURGING);
+    } else {
+      await store.remove(id);
+    }
     metrics.requestAnswered(204);
     return reply.code(204).send();
   });

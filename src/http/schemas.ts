@@ -14,7 +14,7 @@ import type { Schema } from './components.ts';
 import { QUERY_PARAMETERS } from './input.ts';
 import type { QueryName } from './input.ts';
 
-const MEANING: Readonly<Record<number, string>> = { 200: 'Done.', 201: 'Created.', 204: 'Done; no body.', 304: 'Not modified.', 503: 'Not ready.' };
+const MEANING: Readonly<Record<number, string>> = { 200: 'Done.', 201: 'Created.', 202: 'Under way.', 204: 'Done; no body.', 304: 'Not modified.', 503: 'Not ready.' };
 
 /** Context operations take the id in the path. */
 const pathParams = {
@@ -42,12 +42,13 @@ interface Operation {
 const REFERENCE = (name: string): Schema => ({ $ref: `${name}#` });
 const CLAIM_PATTERN = `^[0-9a-f]{${CLAIM_TOKEN_BYTES * 2}}$`;
 const READ_ERRORS: readonly ErrorCode[] = ['invalid_request', 'invalid_context_id', 'unauthorized', 'context_not_found', 'rate_limited', 'raft_unavailable', 'timeout', 'internal'];
-const WRITE_ERRORS: readonly ErrorCode[] = [...READ_ERRORS, 'invalid_json', 'context_tombstoned', 'payload_too_large', 'unsupported_media_type', 'overloaded', 'read_only'];
+const WRITE_ERRORS: readonly ErrorCode[] = [...READ_ERRORS, 'invalid_json', 'context_tombstoned', 'context_purged', 'payload_too_large', 'unsupported_media_type', 'overloaded', 'read_only'];
 
 /** Query parameters an operation takes: what `Query.read` is given and what the document shows. */
 export const OPERATION_QUERY = {
   listContexts: ['limit', 'cursor', 'prefix', 'status', 'consistency'],
   getContext: ['consistency'],
+  deleteContext: ['purge'],
   getTail: ['offset', 'limit', 'consistency'],
   getMessages: ['from_seq', 'to_seq', 'after_version', 'limit', 'consistency'],
   getWindow: ['for', 'budget_tokens', 'full', 'if_version', 'at_version', 'explain', 'from_seq', 'limit', 'consistency'],
@@ -76,10 +77,11 @@ export const OPERATIONS = {
   getContext: describe({ id: 'getContext', summary: 'Read a context', query: OPERATION_QUERY.getContext, success: { 200: REFERENCE('Context') }, errors: READ_ERRORS }),
   deleteContext: describe({
     id: 'deleteContext',
-    summary: 'Tombstone a context',
-    description: 'Reads go on, appends answer 409. Doing it again changes nothing.',
-    success: { 204: null },
-    errors: [...READ_ERRORS, 'overloaded'],
+    summary: 'Tombstone or erase a context',
+    description: 'Reads go on, appends answer 409. Doing it again changes nothing. With purge the content is erased: there is no such context from then on, and 204 says that its last trace is gone.',
+    query: OPERATION_QUERY.deleteContext,
+    success: { 202: closed({ status: { type: 'string', enum: ['purging'] } }), 204: null },
+    errors: [...READ_ERRORS, 'context_purged', 'overloaded'],
   }),
   appendMessages: describe({
     id: 'appendMessages',

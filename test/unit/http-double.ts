@@ -13,7 +13,7 @@ import { createMetrics } from '../../src/metrics.ts';
 
 export type Call =
   | { verb: 'put'; id: string; settings: PutSettings }
-  | { verb: 'get' | 'remove'; id: string; consistency?: string }
+  | { verb: 'get' | 'remove' | 'purge'; id: string; consistency?: string }
   | { verb: 'append'; id: string; body: Buffer; idempotencyKey: string | null }
   | { verb: 'tail'; id: string; query: { offset: number; limit: number }; consistency: string }
   | { verb: 'messages'; id: string; query: MessagesQuery; consistency: string }
@@ -36,6 +36,8 @@ export class StoreDouble implements StoreApi, ListingApi, ExportApi {
   /** Thrown by every verb while set. */
   failure: Error | null = null;
   replayed = false;
+  /** What a purge answers. */
+  complete = false;
   /** What an export answers. */
   slices: () => AsyncIterable<Buffer> = async function* () {
     yield ANSWER;
@@ -60,6 +62,11 @@ export class StoreDouble implements StoreApi, ListingApi, ExportApi {
 
   async remove(id: string): Promise<void> {
     this.#called({ verb: 'remove', id });
+  }
+
+  async purge(id: string): Promise<{ complete: boolean }> {
+    this.#called({ verb: 'purge', id });
+    return { complete: this.complete };
   }
 
   async append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: Buffer; replayed: boolean }> {

@@ -50,7 +50,8 @@ const BAD: readonly [string, Request, number, string, string?][] = [
   ['query parameter named __proto__', get('c?__proto__=1'), 400, 'invalid_request', '__proto__'],
   ['query on a write', { ...append(ONE), url: `${C}/messages?consistency=stale` }, 400, 'invalid_request', 'consistency'],
   ['unknown consistency', get('c?consistency=eventual'), 400, 'invalid_request', 'consistency'],
-  ['purge', { method: 'DELETE', url: `${C}?purge=true` }, 400, 'invalid_request', 'purge'],
+  ['purge neither true nor false', { method: 'DELETE', url: `${C}?purge=yes` }, 400, 'invalid_request', 'purge'],
+  ['purge of something else', get('c?purge=true'), 400, 'invalid_request', 'purge'],
   ['an unknown provider', get('c/context?for=gemini'), 400, 'invalid_request', 'for'],
   ['no provider', get('c/context?for='), 400, 'invalid_request', 'for'],
   ['explain neither true nor false', get('c/context?explain=yes'), 400, 'invalid_request', 'explain'],
@@ -99,7 +100,9 @@ const BAD: readonly [string, Request, number, string, string?][] = [
   ['setting named __proto__', put('{"__proto__":{}}'), 400, 'invalid_request', '__proto__'],
   ['setting given twice', put('{"token_budget":1,"token_budget":2}'), 400, 'invalid_request', 'token_budget'],
   ['setting given twice, once with escapes', put('{"token_budget":1,"token\\u005fbudget":2}'), 400, 'invalid_request', 'token_budget'],
-  ['ttl_seconds', put('{"ttl_seconds":60}'), 400, 'invalid_request', 'ttl_seconds'],
+  ...['0', '-1', '1.5', '315360001', '"60"', 'true', '1e400'].map(
+    (value): [string, Request, number, string, string] => [`ttl_seconds ${value}`, put(`{"ttl_seconds":${value}}`), 400, 'invalid_request', 'ttl_seconds'],
+  ),
   ...['0', '-1', '1.5', '100000001', '"8000"', 'null', 'true', '1e400'].map(
     (value): [string, Request, number, string, string] => [`token_budget ${value}`, put(`{"token_budget":${value}}`), 400, 'invalid_request', 'token_budget'],
   ),

@@ -42,6 +42,13 @@ test('what an update leaves out stays as it is', () => {
   assert.deepEqual(after, { ...before, tokenBudget: 7 });
 });
 
+test('a ttl lasts until it is set to null', () => {
+  const before = mergeSettings(null, put({ ttl_seconds: 315_360_000 }));
+  assert.equal(before.ttlSeconds, 315_360_000);
+  assert.equal(mergeSettings(before, put({ token_budget: 7 })).ttlSeconds, 315_360_000);
+  assert.equal(mergeSettings(before, put({ ttl_seconds: null })).ttlSeconds, 0);
+});
+
 test('a target_ratio that is not named follows trigger_ratio down, one that is named must fit', () => {
   assert.equal(put({ trigger_ratio: 0.3, policy: { strategy: 'last_n' } }).policy?.targetRatio, 0.3);
   assert.equal(mergeSettings(null, put({ trigger_ratio: 0.2 })).policy.targetRatio, 0.2);
