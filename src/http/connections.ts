@@ -5,19 +5,22 @@
 import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
 
+/** A connection without a byte for this long has no request on its way. */
+const SILENT_MS = 250;
+
 export class Connections {
   private readonly server: Server;
-  /** Every TCP connection, upgraded ones too. */
-  private readonly all = new Set<Socket>();
+  /** Every TCP connection, upgraded ones too, and when it was accepted. */
+  private readonly all = new Map<Socket, number>();
   /** Those that speak HTTP: not upgraded to a stream or a peer link. */
-  private readonly http = new Set<Socket>();
+  private readonly http = new Map<Socket, number>();
 
   /** Call before the server listens. `server` may be one for TLS. */
   constructor(server: Server) {
     this.server = server;
-    const track = (set: Set<Socket>) => (socket: Socket) => {
-      set.add(socket);
-      socket.once('close', () => set.delete(socket));
+    const track = (sockets: Map<Socket, number>) => (socket: Socket) => {
+      sockets.set(socket, performance.now());
+      socket.once('close', () => sockets.delete(socket));
     };
     server.on('connection', track(this.all));
     // Of a TLS server, requests come on the decrypted socket; a plain server has no such event.
@@ -41,16 +44,17 @@ export class Connections {
   closeIdle(): void {
     this.server.closeIdleConnections();
     // The server counts a connection on which nothing was ever sent as busy, until its headers are overdue.
-    for (const socket of this.http) if (socket.bytesRead === 0) socket.destroy();
+    const before = performance.now() - SILENT_MS;
+    for (const [socket, acceptedAt] of this.http) if (socket.bytesRead === 0 && acceptedAt < before) socket.destroy();
   }
 
   /** Cuts off whoever still speaks HTTP. */
   destroyHttp(): void {
-    for (const socket of this.http) socket.destroy();
+    for (const socket of this.http.keys()) socket.destroy();
   }
 
   /** Cuts off everyone, so that the server can close. */
   destroyAll(): void {
-    for (const socket of this.all) socket.destroy();
+    for (const socket of this.all.keys()) socket.destroy();
   }
 }
