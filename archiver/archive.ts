@@ -7,26 +7,29 @@ import { ArchiveReader } from './reader.ts';
 
 export class Archive {
   readonly reader: ArchiveReader;
-  private readonly archiver: Archiver;
+  private readonly options: Omit<ArchiverOptions, 'clusterId'>;
+  /** null until the node belongs to a cluster. */
+  private archiver: Archiver | null = null;
 
-  constructor(options: ArchiverOptions) {
+  constructor(options: Omit<ArchiverOptions, 'clusterId'>) {
+    this.options = options;
     this.reader = new ArchiveReader(options);
-    this.archiver = new Archiver(options);
   }
 
   /** Begins to flush. Postgres need not be there. */
-  start(): void {
+  start(clusterId: string): void {
+    this.archiver = new Archiver({ ...this.options, clusterId });
     this.archiver.start();
   }
 
   /** `count` messages became committed in groups led here. */
   noteAppended(count: number): void {
-    this.archiver.noteAppended(count);
+    this.archiver?.noteAppended(count);
   }
 
   /** Stops the flush within seconds, then the reads. */
   async close(): Promise<void> {
-    await this.archiver.close();
+    await this.archiver?.close();
     await this.reader.close();
   }
 }

@@ -42,11 +42,13 @@ CREATE TABLE messages (
   parts jsonb,
   metadata jsonb,
   body bytea NOT NULL,
+  row_head bytea NOT NULL,
   PRIMARY KEY (context_id, seq)
 );
 CREATE INDEX messages_context_inserted ON messages (context_id, inserted_at);
 CREATE INDEX messages_inserted ON messages USING brin (inserted_at);
 COMMENT ON COLUMN messages.body IS 'The message as the API returns it, byte for byte';
+COMMENT ON COLUMN messages.row_head IS 'What windows of older versions need besides the body. Not for analysis';
 COMMENT ON COLUMN messages.id IS 'The client''s own id of the message';
 COMMENT ON COLUMN messages.parts IS 'For analysis. NULL where jsonb cannot hold it; the body has it all the same';
 

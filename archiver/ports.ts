@@ -39,6 +39,8 @@ export interface ArchiveMessage {
   readonly metadataText: Uint8Array;
   /** What cold reads return, byte for byte. Opaque to the archiver. */
   readonly body: Uint8Array;
+  /** What the node needs besides the body to have its own row again. Opaque to the archiver. */
+  readonly rowHead: Uint8Array;
 }
 
 /** A compaction that a client asked for. */

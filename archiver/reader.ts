@@ -23,6 +23,7 @@ export interface ArchivedMessage {
   readonly version: number;
   /** What was archived, byte for byte. */
   readonly body: Buffer;
+  readonly rowHead: Buffer;
 }
 
 /** A read or erasure that cannot be had now; 503 archive_unavailable. */
@@ -57,8 +58,8 @@ export interface RangeQuery {
 
 /** Sizes are known without reading the bodies, so Postgres sends no more than fits. */
 const RANGE = `
-SELECT seq::float8 AS seq, version::float8 AS version, body FROM (
-  SELECT seq, version, body, sum(octet_length(body)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) AS upto
+SELECT seq::float8 AS seq, version::float8 AS version, body, row_head AS "rowHead" FROM (
+  SELECT seq, version, body, row_head, sum(octet_length(body)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) AS upto
   FROM messages WHERE context_id = $1 AND seq BETWEEN $2 AND $3 ORDER BY seq LIMIT $4) AS page
 WHERE upto <= $5 OR seq = $2 ORDER BY seq`;
 

@@ -53,10 +53,10 @@ WITH touched AS (
   JOIN touched ON touched.id = k.context_id
   ON CONFLICT DO NOTHING
 ), inserted AS (
-  INSERT INTO messages (context_id, seq, version, inserted_at, token_count, role, id, parts, metadata, body)
-  SELECT m.context_id, m.seq, m.version, to_timestamp(m.stamp_ms / 1000.0), m.token_count, m.role, m.id, m.parts::jsonb, m.metadata::jsonb, m.body
-  FROM unnest($24::text[], $25::int8[], $26::int8[], $27::int8[], $28::int8[], $29::text[], $30::text[], $31::text[], $32::text[], $33::bytea[])
-    AS m(context_id, seq, version, stamp_ms, token_count, role, id, parts, metadata, body)
+  INSERT INTO messages (context_id, seq, version, inserted_at, token_count, role, id, parts, metadata, body, row_head)
+  SELECT m.context_id, m.seq, m.version, to_timestamp(m.stamp_ms / 1000.0), m.token_count, m.role, m.id, m.parts::jsonb, m.metadata::jsonb, m.body, m.row_head
+  FROM unnest($24::text[], $25::int8[], $26::int8[], $27::int8[], $28::int8[], $29::text[], $30::text[], $31::text[], $32::text[], $33::bytea[], $34::bytea[])
+    AS m(context_id, seq, version, stamp_ms, token_count, role, id, parts, metadata, body, row_head)
   JOIN touched ON touched.id = m.context_id
   ON CONFLICT DO NOTHING
   RETURNING octet_length(body) AS bytes
@@ -151,6 +151,7 @@ async function insert(client: Client, entries: readonly BatchEntry[], json: Json
     bytesArray('text', messages.parts),
     bytesArray('text', messages.metadata),
     messages.bodies,
+    messages.rowHeads,
   ]);
   const [done] = rows;
   if (done === undefined) throw new Error('the archive answered an insert without a row');
@@ -178,6 +179,7 @@ async function findPurged(client: Client, entries: readonly BatchEntry[], tally:
 interface MessageColumns {
   readonly ids: Buffer;
   readonly bodies: Buffer;
+  readonly rowHeads: Buffer;
   readonly seqs: readonly number[];
   readonly versions: readonly number[];
   readonly stamps: readonly number[];
@@ -193,6 +195,7 @@ interface MessageColumns {
 function columnsOfMessages(entries: readonly BatchEntry[], withJson: boolean): MessageColumns {
   const ids: Uint8Array[] = [];
   const bodies: Uint8Array[] = [];
+  const rowHeads: Uint8Array[] = [];
   const seqs: number[] = [];
   const versions: number[] = [];
   const stamps: number[] = [];
@@ -207,6 +210,7 @@ function columnsOfMessages(entries: readonly BatchEntry[], withJson: boolean): M
     for (const message of entry.messages) {
       ids.push(id);
       bodies.push(message.body);
+      rowHeads.push(message.rowHead);
       seqs.push(message.seq);
       versions.push(message.version);
       stamps.push(message.stampMs);
@@ -220,7 +224,7 @@ function columnsOfMessages(entries: readonly BatchEntry[], withJson: boolean): M
       if (!partsFit || !metadataFits) refused++;
     }
   }
-  return { ids: bytesArray('text', ids), bodies: bytesArray('bytea', bodies), seqs, versions, stamps, tokens, roles, clientIds, parts, metadata, refused };
+  return { ids: bytesArray('text', ids), bodies: bytesArray('bytea', bodies), rowHeads: bytesArray('bytea', rowHeads), seqs, versions, stamps, tokens, roles, clientIds, parts, metadata, refused };
 }
 
 function parametersOfContexts(entries: readonly BatchEntry[], withJson: boolean): Buffer[] {

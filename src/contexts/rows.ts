@@ -179,6 +179,18 @@ export function decodeMessageRow(bytes: Uint8Array): MessageRow | null {
   };
 }
 
+/** Lengths in bytes of the texts that end a message row, from what comes before them alone; null where that is no such head. */
+export function messageTextLengths(head: Uint8Array): { readonly role: number; readonly id: number; readonly parts: number; readonly metadata: number } | null {
+  const reader = new Reader(head);
+  const format = reader.byte();
+  reader.byte();
+  // Version, stamp, tokens; since format 2 the window's sums.
+  for (let i = format === FORMAT ? 3 : 5; i > 0; i--) reader.uint();
+  for (let i = reader.count() * 3; i > 0 && reader.ok; i--) reader.uint();
+  const lengths = { role: reader.uint(), id: reader.uint(), parts: reader.uint(), metadata: reader.uint() };
+  return reader.ok && (format === FORMAT || format === MESSAGE_FORMAT) ? lengths : null;
+}
+
 const NO_LINKS: readonly Link[] = [];
 
 /** Which calls the results of this message answer. */

@@ -30,13 +30,13 @@ afterEach(async () => {
   await server.query(`DO $$ BEGIN IF to_regclass('messages') IS NOT NULL THEN TRUNCATE messages, contexts, compactions; END IF; END $$`);
 });
 
-function open(over: Partial<ArchiverOptions> = {}): Archive {
-  return new Archive({ url: server.url, clusterId: 'c', poolSize: 3, flushIntervalMs: 50, batchSize: 200, migrate: true, source, metrics, log, random: Math.random, ...over });
+function open(over: Partial<Omit<ArchiverOptions, 'clusterId'>> = {}): Archive {
+  return new Archive({ url: server.url, poolSize: 3, flushIntervalMs: 50, batchSize: 200, migrate: true, source, metrics, log, random: Math.random, ...over });
 }
 
-function start(over: Partial<ArchiverOptions> = {}): Archive {
+function start(over: Partial<Omit<ArchiverOptions, 'clusterId'>> = {}, clusterId = 'c'): Archive {
   archive = open(over);
-  archive.start();
+  archive.start(clusterId);
   return archive;
 }
 
@@ -143,7 +143,7 @@ describe('flushing', () => {
     fill(40, 50);
     const other = open({ metrics: new CountingMetrics() });
     start();
-    other.start();
+    other.start('c');
     await until('confirmed', () => source.done);
     await other.close();
     await assertArchived();
@@ -165,7 +165,7 @@ describe('flushing', () => {
     fill(3, 4);
     start();
     await until('confirmed', () => source.done);
-    await server.query(`INSERT INTO messages (context_id, seq, version, inserted_at, token_count, body) VALUES ('c-1', 6, 6, now(), 1, 'forged')`);
+    await server.query(`INSERT INTO messages (context_id, seq, version, inserted_at, token_count, body, row_head) VALUES ('c-1', 6, 6, now(), 1, 'forged', '')`);
     fill(3, 4);
     await until('the others confirmed', () => source.stored('c-0').archivedSeq === 8 && source.stored('c-2').archivedSeq === 8);
     assert.equal(source.stored('c-1').archivedSeq, 4);
@@ -173,7 +173,7 @@ describe('flushing', () => {
   });
 
   test('an archive of another cluster is never written to', async () => {
-    start({ clusterId: 'another' });
+    start({}, 'another');
     fill(1, 1);
     await until('said so', () => log.has('archive_unusable'));
     assert.equal(metrics.of('attempted'), 0);

@@ -55,7 +55,7 @@ export class MemorySource implements ArchiveSource {
     const metadataText = message.metadataText ?? '{}';
     const tokens = message.tokens ?? 7;
     const body = `{"seq":${seq},"version":${version},"role":${roleText},"parts":${partsText},"token_count":${tokens},"metadata":${metadataText},"inserted_at":"${new Date(stampMs).toISOString()}"}`;
-    const archived = { seq, version, stampMs, tokens, roleText: bytes(roleText), idText: bytes(message.idText ?? ''), partsText: bytes(partsText), metadataText: bytes(metadataText), body: bytes(body) };
+    const archived = { seq, version, stampMs, tokens, roleText: bytes(roleText), idText: bytes(message.idText ?? ''), partsText: bytes(partsText), metadataText: bytes(metadataText), body: bytes(body), rowHead: bytes(`head of ${seq}`) };
     stored.messages.push(archived);
     stored.state = { ...stored.state, version, lastSeq: seq, updatedAtMs: stampMs, windowTokens: stored.state.windowTokens + tokens };
     return archived;
