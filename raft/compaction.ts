@@ -40,3 +40,15 @@ export function compactionTarget(storage: HostStorage, group: GroupId, raft: Raf
   const worthwhile = target - status.firstIndex >= limits.compactEntriesMin || storage.logBytes(group) > keep;
   return worthwhile ? target : 0;
 }
+
+/**
+ * The new first index for a log of which nothing up to `index` is to stay, or 0 to leave it. For whoever made sure that
+ * every member has applied it; even so a leader keeps what the slowest is not known to hold, and nobody goes past the
+ * durable applied index + 1.
+ */
+export function trimTarget(storage: HostStorage, group: GroupId, raft: Raft, index: number): number {
+  const status = raft.status();
+  let target = Math.min(index, storage.durableApplied(group)) + 1;
+  for (const member of status.progress) if (member.replica !== status.id) target = Math.min(target, member.match + 1);
+  return target <= status.firstIndex ? 0 : target;
+}

@@ -6,7 +6,7 @@
 import type { GroupWrite, HostPorts } from './ports.ts';
 import type { ConfChange, ConfState, Entry, GroupId, Message, NodeId, Ready, ReplicaId } from './types.ts';
 import { EntryType } from './types.ts';
-import { compactionTarget, keepBytes } from './compaction.ts';
+import { compactionTarget, keepBytes, trimTarget } from './compaction.ts';
 import { decodeConfChange } from './confchange.ts';
 import { Inbox } from './inbox.ts';
 import type { GroupStatus, HostOptions } from './options.ts';
@@ -277,6 +277,17 @@ export class RaftHost {
     this.#replicas.get(group)?.raft.reportSnapshotFailed(replica);
   }
 
+  /**
+   * Forgets log entries up to `index` with the next write, as far as that is safe here (trimTarget); ask again for the
+   * rest. The caller made sure that every member has applied them: one that has not would need a snapshot.
+   */
+  trimLog(group: GroupId, index: number): void {
+    const replica = this.#replicas.get(group);
+    if (this.#closed || replica === undefined || replica.installing || replica.inFlight?.snapshot != null) return;
+    const target = trimTarget(this.#ports.storage, group, replica.raft, index);
+    if (target !== 0) this.#compactTo(replica, target);
+  }
+
   /** The state of `group` here, or undefined when it is not hosted. */
   status(group: GroupId): GroupStatus | undefined {
     const replica = this.#replicas.get(group);
@@ -506,11 +517,14 @@ export class RaftHost {
     for (const replica of this.#replicas.values()) {
       if (replica.installing || replica.inFlight?.snapshot != null) continue;
       const target = compactionTarget(storage, replica.group, replica.raft, keep, this.#options);
-      if (target === 0) continue;
-      this.stats.compactions += 1;
-      if (replica.next === null) this.#gathered.push(replica);
-      replica.gatherCompaction(target);
+      if (target !== 0) this.#compactTo(replica, target);
     }
+  }
+
+  #compactTo(replica: HostedReplica, target: number): void {
+    this.stats.compactions += 1;
+    if (replica.next === null) this.#gathered.push(replica);
+    replica.gatherCompaction(target);
   }
 
   /**

@@ -116,7 +116,8 @@ export class HostedReplica {
 
   /** Asks that the log start at `index` from the next write on. */
   gatherCompaction(index: number): void {
-    this.#next().compactTo = index;
+    const next = this.#next();
+    next.compactTo = Math.max(next.compactTo, index);
   }
 
   /**

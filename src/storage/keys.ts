@@ -57,6 +57,12 @@ const NUMERIC: Record<Table, boolean> = {
   purging: false,
 };
 
+export const TABLES: readonly Table[] = Object.keys(TABLE_CODE).filter(isTable);
+
+function isTable(name: string): name is Table {
+  return name in TABLE_CODE;
+}
+
 export function hasNumericKeys(table: Table): boolean {
   return NUMERIC[table];
 }
@@ -152,6 +158,15 @@ export function tablePrefix(group: GroupId, slot: number, table: Table, next = 0
   key.set(slotKey(Space.state, group, slot));
   key[STATE_PREFIX_BYTES] = TABLE_CODE[table] + next;
   return key;
+}
+
+/** Bounds of all rows of one table whose contexts lie between two ids, both included. No row has these keys themselves. */
+export function contextsRange(group: GroupId, slot: number, table: Table, between: { readonly first: string; readonly last: string }): { start: Buffer; end: Buffer } {
+  // The terminator 00 follows every id, so an id alone sorts right before its rows, and 01 in its place right behind.
+  const start = stateKey(group, slot, { table, context: between.first, key: '' }).subarray(0, -1);
+  const end = Buffer.from(stateKey(group, slot, { table, context: between.last, key: '' }));
+  end[end.length - 1] = 1;
+  return { start, end };
 }
 
 /** The context id inside a state key. */

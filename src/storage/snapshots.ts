@@ -42,11 +42,13 @@ export class StateSnapshot {
   private readonly record: GroupRecord;
   private readonly snapshot: ReturnType<Database['snapshot']>;
   private readonly onDamage: (reason: string) => void;
+  private readonly onClosed: () => void;
 
-  constructor(db: Database, group: GroupStore, onDamage: (reason: string) => void) {
+  constructor(db: Database, group: GroupStore, { onDamage, onClosed }: { onDamage: (reason: string) => void; onClosed: () => void }) {
     this.db = db;
     this.group = group;
     this.onDamage = onDamage;
+    this.onClosed = onClosed;
     this.snapshot = db.snapshot();
     const stored = db.getSync(group.key, { snapshot: this.snapshot });
     if (stored === undefined) throw new RangeError(`group ${group.id} is not on this node`);
@@ -90,8 +92,9 @@ export class StateSnapshot {
     return { chunk, next: isLast ? null : encodeCursor({ sequence: from.sequence + 1, rows: rowsSent, after }) };
   }
 
-  close(): Promise<void> {
-    return this.snapshot.close();
+  async close(): Promise<void> {
+    await this.snapshot.close();
+    this.onClosed();
   }
 
   private encode(sequence: number, rows: readonly [Uint8Array, Uint8Array][], end: { isLast: boolean; rowsSent: number }): Uint8Array {

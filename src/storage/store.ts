@@ -20,6 +20,7 @@ import type { ContextRow, ListTable, StateRow } from './scan.ts';
 import type { GroupRecord } from './records.ts';
 import { Scrub } from './scrub.ts';
 import { StagedSnapshot, StateSnapshot } from './snapshots.ts';
+import { scour } from './scour.ts';
 import { SpaceWatch } from './space.ts';
 import type { SpaceState } from './space.ts';
 import { Sweeper } from './sweeper.ts';
@@ -117,6 +118,8 @@ export class Storage implements HostStorage {
   private readonly creating = new Set<GroupId>();
   /** Highest slot ever seen per group: a new one never meets rows of an old one. */
   private readonly slots = new Map<GroupId, number>();
+  /** Each keeps what was deleted since in the files. */
+  private readonly openSnapshots = new Set<StateSnapshot>();
   /** Groups with applied rows or positions that no write has taken yet. */
   private readonly dirty = new Set<GroupStore>();
   private readKey = Buffer.allocUnsafe(4096);
@@ -382,7 +385,9 @@ export class Storage implements HostStorage {
   openSnapshot(group: GroupId): StateSnapshot {
     const store = this.group(group);
     if (store.damaged !== null) throw new DamageError(group, store.damaged);
-    return new StateSnapshot(this.db, store, (reason) => this.damage(group, reason));
+    const snapshot: StateSnapshot = new StateSnapshot(this.db, store, { onDamage: (reason) => this.damage(group, reason), onClosed: () => this.openSnapshots.delete(snapshot) });
+    this.openSnapshots.add(snapshot);
+    return snapshot;
   }
 
   /** The staged snapshot will not be made current: its rows may go. */
@@ -397,6 +402,21 @@ export class Storage implements HostStorage {
     this.discardStaged(group);
     const store = this.group(group);
     return new StagedSnapshot(store, this.newSlot(group), this.writer, this.sweeper);
+  }
+
+  // ---- Erasure
+
+  /**
+   * Makes what was deleted of `contexts`, and of the group's log, leave the files too. False when something still keeps
+   * it there (deletions to come, a snapshot that is being sent or received): try again.
+   */
+  async scour(group: GroupId, contexts: readonly string[]): Promise<boolean> {
+    const store = this.group(group);
+    const { slot } = store.record;
+    const isKept = (): boolean => this.sweeper.isSweeping(group) || this.openSnapshots.size > 0 || store.staged !== null || store.record.slot !== slot || !store.isOpen;
+    if (isKept()) return false;
+    await scour({ db: this.db, writer: this.writer, group, slot, contexts });
+    return !isKept();
   }
 
   // ---- Health

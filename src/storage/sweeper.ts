@@ -71,6 +71,11 @@ export class Sweeper {
     }
   }
 
+  /** True while anything of the group is left to delete; what has been handed to the writer counts as deleted. */
+  isSweeping(group: GroupId): boolean {
+    return this.logRanges.some((range) => range.group === group) || this.deadSlots.some((slot) => slot.group === group);
+  }
+
   /** True while there is something left to delete. */
   get isBusy(): boolean {
     return this.logRanges.length + this.deadSlots.length > 0;

@@ -602,6 +602,52 @@ describe('host: what goes wrong', () => {
     assert.equal(bench.applied.length, 20);
   });
 
+  it('trims its log on demand, but nothing that a member is not known to hold or that is not applied durably', () => {
+    const bench = new Bench(THREE);
+    bench.lead();
+    for (let i = 0; i < 5; i++) bench.propose(`p${i}`);
+    bench.settle();
+    const { lastIndex, term } = bench.status();
+    const acknowledge = (from: number, index: number): void => {
+      bench.receive(from, { type: MessageType.appendResponse, term, index });
+      bench.settle();
+      // What is applied becomes durable with the next write.
+      for (let i = 0; i < 2; i++) {
+        bench.host.tick();
+        bench.settle();
+      }
+    };
+    const trimmed = (): number => {
+      bench.host.trimLog(GROUP, lastIndex);
+      bench.host.tick();
+      bench.settle();
+      return bench.status().firstIndex - 1;
+    };
+    acknowledge(2, lastIndex - 1);
+    acknowledge(3, lastIndex - 3);
+    assert.equal(trimmed(), lastIndex - 3, 'the slower follower still needs the rest');
+    acknowledge(3, lastIndex);
+    assert.equal(trimmed(), lastIndex - 1);
+    acknowledge(2, lastIndex);
+    assert.equal(trimmed(), lastIndex);
+    assert.equal(bench.storage.durableApplied(GROUP), lastIndex);
+    assert.equal(bench.status().commit, lastIndex, 'and it goes on');
+  });
+
+  it('trims nothing beyond what it has durably applied', () => {
+    const bench = new Bench(votersOnly(1));
+    bench.host.campaign(GROUP);
+    bench.settle();
+    for (let i = 0; i < 5; i++) bench.propose(`p${i}`);
+    bench.settle();
+    const durable = bench.storage.durableApplied(GROUP);
+    assert.ok(durable < bench.status().applied);
+    bench.host.trimLog(GROUP, bench.status().applied);
+    bench.host.tick();
+    bench.settle();
+    assert.equal(bench.storage.log(GROUP).firstIndex(), durable + 1);
+  });
+
   it('comes back from its disk and goes on', () => {
     const first = new Bench(votersOnly(1));
     first.host.campaign(GROUP);
