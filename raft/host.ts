@@ -306,6 +306,11 @@ export class RaftHost {
     return [...this.#replicas.keys()];
   }
 
+  /** True if a replica of `group` is hosted here and has state to serve: one that joins has none before its first snapshot. */
+  serves(group: GroupId): boolean {
+    return this.#replicas.get(group)?.raft.hasMembership ?? false;
+  }
+
   /** True if this node leads `group`. */
   isLeader(group: GroupId): boolean {
     return this.#replicas.get(group)?.raft.isLeader ?? false;
@@ -495,7 +500,8 @@ export class RaftHost {
     const replica = this.#replicas.get(group);
     if (message === undefined) return;
     const home = this.#ports.directory.node(group, message.from);
-    if (replica === undefined || replica.raft.id !== message.to || (home !== undefined && home !== from)) {
+    const isStray = home === undefined ? (this.#ports.directory.isGone?.(group, message.from) ?? false) : home !== from;
+    if (replica === undefined || replica.raft.id !== message.to || isStray) {
       this.stats.strayMessages += 1;
       return;
     }

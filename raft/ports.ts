@@ -61,8 +61,8 @@ export interface StateMachine {
 /** Fetches snapshots from another node in chunks that resume, and stages their rows beside the current state. */
 export interface SnapshotFetcher {
   /**
-   * At most one fetch per group is under way; a second call for it is ignored. `done` gets the staged snapshot's
-   * position, or an error after which nothing stays staged.
+   * At most one fetch per group is under way; a second call for it gets an error (it is of a replica that took the
+   * place of the first one). `done` gets the staged snapshot's position, or an error after which nothing stays staged.
    */
   fetch(group: GroupId, from: NodeId, index: number, done: (error: Error | null, meta: SnapshotMeta | null) => void): void;
   /** The staged snapshot of `group` came too late to be of use and will not be installed: its rows may go. */
@@ -73,6 +73,8 @@ export interface SnapshotFetcher {
 export interface Directory {
   /** The node hosting `replica` of `group`, or undefined while unknown. */
   node(group: GroupId, replica: ReplicaId): NodeId | undefined;
+  /** True of a replica that left the group for good: whatever still comes from it is dropped. Absent: nobody leaves. */
+  isGone?(group: GroupId, replica: ReplicaId): boolean;
   /**
    * This node's place in the line of those that could take over `group` from the node just lost: 0 campaigns at once,
    * the others only if nobody before them succeeds. Absent: chance decides, and two may split the votes.

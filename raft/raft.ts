@@ -152,6 +152,11 @@ export class Raft {
     return this.#role === 'leader';
   }
 
+  /** False of a joining replica until its first snapshot: it has no state yet. */
+  get hasMembership(): boolean {
+    return this.#members.all.length > 0;
+  }
+
   // ---------------------------------------------------------------- inputs
 
   /** One unit of time passed. */
@@ -629,10 +634,11 @@ export class Raft {
   }
 
   #handleAppend(append: Message): void {
-    if (this.#members.all.length === 0) {
+    if (!this.hasMembership) {
       // A joining replica. Replaying the log would start from a membership it was never told, since the founding one
-      // is in no entry: it takes state and membership together, from a snapshot, however short the log is.
-      this.#fetchSnapshot = { from: append.from, index: 1 };
+      // is in no entry: it takes state and membership together, from a snapshot, however short the log is. One that
+      // reaches the commit index names this replica as a member, since its leader had applied that before it spoke.
+      this.#fetchSnapshot = { from: append.from, index: Math.max(1, append.commit) };
       this.#refuse(append, 0, 0);
       return;
     }
@@ -686,7 +692,8 @@ export class Raft {
       this.#acknowledge(message.from, message.index);
       return;
     }
-    this.#fetchSnapshot = { from: message.from, index: message.index };
+    const index = this.hasMembership ? message.index : Math.max(message.index, message.commit);
+    this.#fetchSnapshot = { from: message.from, index };
   }
 
   /**

@@ -10,7 +10,8 @@ import type { Logger } from '../log.ts';
 import { compareNames } from './hello.ts';
 import type { NodeIdentity, PeerNetwork } from './ports.ts';
 import type { Router } from './router.ts';
-import { encodeTopologyCommand, replicaOn, type Topology, type TopologyCommand } from './topology.ts';
+import { encodeTopologyCommand } from './topology-codec.ts';
+import { replicaOn, type Topology, type TopologyCommand } from './topology.ts';
 
 const INTERVAL_MS = 250;
 /** Leadership transfers begun in one round; each costs its group a few milliseconds without a leader. */

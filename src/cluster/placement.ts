@@ -40,6 +40,26 @@ export function rendezvous(nodes: readonly string[], group: number, count: numbe
     .map(({ name }) => name);
 }
 
+/** Rendezvous orders that are asked for again and again: each weight is computed once. */
+export class Weights {
+  private readonly known = new Map<string, number[]>();
+
+  /** All of `nodes`, heaviest for `group` first: `rendezvous` takes a beginning of it. */
+  order(nodes: readonly string[], group: number): string[] {
+    const by = new Map(nodes.map((name) => [name, this.of(name, group)]));
+    return [...nodes].sort((a, b) => (by.get(b) ?? 0) - (by.get(a) ?? 0) || (a < b ? -1 : 1));
+  }
+
+  private of(node: string, group: number): number {
+    let weights = this.known.get(node);
+    if (weights === undefined) {
+      weights = [];
+      this.known.set(node, weights);
+    }
+    return (weights[group] ??= weight(node, group));
+  }
+}
+
 /**
  * One preferred leader for each group such that counts differ as little as the placement allows: each group in turn
  * takes the host with the fewest groups so far, the heavier one on a tie.
@@ -59,7 +79,7 @@ export function spreadLeaders(hostsByGroup: readonly (readonly string[])[]): str
  * same line, and it begins elsewhere for each group, so that the load of a lost node spreads over the others.
  */
 export function successorRank(hosts: readonly string[], group: number, lost: string, node: string): number {
-  const line = hosts.filter((host) => host !== lost).sort();
+  const line = [...new Set(hosts)].filter((host) => host !== lost).sort();
   const place = line.indexOf(node);
   return place < 0 ? line.length : (place + group) % line.length;
 }

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { groupOf, rendezvous, spreadLeaders, successorRank, topologyVoterCount } from '../../src/cluster/placement.ts';
-import { applyTopology, decodeTopology, decodeTopologyCommand, encodeTopology, encodeTopologyCommand, foundingConf, foundingTopology, replicaOn, type Topology, type TopologyCommand } from '../../src/cluster/topology.ts';
+import { decodeTopology, decodeTopologyCommand, encodeTopology, encodeTopologyCommand } from '../../src/cluster/topology-codec.ts';
+import { applyTopology, foundingConf, foundingTopology, replicaOn, type Topology, type TopologyCommand } from '../../src/cluster/topology.ts';
 import { GROUP_COUNT, TOPOLOGY_GROUP } from '../../src/constants.ts';
 
 function founded(size: number): Topology {
@@ -89,7 +90,7 @@ describe('topology', () => {
     assert.equal(second.coordinator, 'node-2');
     for (const command of [
       { type: 'coordinator', ifEpoch: 1, name: 'node-3' },
-      { type: 'preferred', ifEpoch: 1, preferred: first.groups.map(() => 'node-1') },
+      { type: 'place', ifEpoch: 1, moves: [], roles: [], preferred: [{ group: 0, node: 'node-1' }] },
     ] as const) {
       const outcome = applyTopology(second, command);
       assert.deepEqual(outcome.reply, { ok: false, code: 'stale_epoch' });
@@ -104,7 +105,7 @@ describe('topology', () => {
       [{ type: 'address', name: 'node-6', storeId: 'store-6', address: 'x:1' }, 'unknown_node'],
       [{ type: 'address', name: 'node-1', storeId: 'another disk', address: 'x:1' }, 'unknown_node'],
       // node-1 hosts not every group of a cluster of five.
-      [{ type: 'preferred', ifEpoch: 1, preferred: topology.groups.map(() => 'node-1') }, 'invalid_command'],
+      [{ type: 'place', ifEpoch: 1, moves: [], roles: [], preferred: topology.groups.map((_, group) => ({ group, node: 'node-1' })) }, 'invalid_command'],
     ];
     for (const [command, code] of refused) assert.deepEqual(applyTopology(topology, command), { topology, reply: { ok: false, code } });
   });
@@ -116,14 +117,17 @@ describe('topology', () => {
   });
 
   it('reads its own commands and nothing else', () => {
-    const preferred = founded(3).groups.map(() => 'node-1');
     const commands: TopologyCommand[] = [
       { type: 'coordinator', ifEpoch: 3, name: 'a' },
       { type: 'address', name: 'a', storeId: 's', address: 'x:1' },
-      { type: 'preferred', ifEpoch: 3, preferred },
+      { type: 'join', name: 'a', storeId: 's', address: 'x:1' },
+      { type: 'drain', name: 'a', drain: true },
+      { type: 'remove', name: 'a', lost: false },
+      { type: 'place', ifEpoch: 3, moves: [{ group: 1, remove: 2, add: null }, { group: 1, remove: null, add: 'a' }], roles: [{ id: 4, voter: true }], preferred: [{ group: 0, node: 'a' }] },
+      { type: 'settled', groups: [{ group: 1, members: [{ id: 4, voter: true }], gone: [1, 2] }] },
     ];
     for (const command of commands) assert.deepEqual(decodeTopologyCommand(encodeTopologyCommand(command)), command);
-    const strange = ['', '{', 'null', '7', '{}', '{"type":"raze"}', '{"type":"coordinator","name":"a"}', '{"type":"address","name":"a"}', '{"type":"preferred","ifEpoch":1,"preferred":["a"]}'];
+    const strange = ['', '{', 'null', '7', '{}', '{"type":"raze"}', '{"type":"coordinator","name":"a"}', '{"type":"address","name":"a"}', '{"type":"place","ifEpoch":1,"moves":[],"roles":[],"preferred":["a"]}', '{"type":"place","ifEpoch":1,"moves":[{"group":1}],"roles":[],"preferred":[]}', '{"type":"settled","groups":[{"group":1,"members":[],"gone":["1"]}]}', '{"type":"drain","name":"a"}'];
     for (const text of strange) assert.equal(decodeTopologyCommand(Buffer.from(text)), null, text);
   });
 
