@@ -37,6 +37,8 @@ export interface CoordinatorOptions {
   readonly topology: () => Topology | null;
   /** False for a node whose clock is off: it should lead nothing. */
   readonly isClockTrusted: (name: string) => boolean;
+  /** True for a node whose disk hangs: its groups would wait for it. */
+  readonly isSlow: (name: string) => boolean;
   readonly logger: Logger;
 }
 
@@ -153,7 +155,7 @@ export class Coordinator {
 
   /** Whether `preferred` may have back a leadership that is held here since round `ledSince`. */
   private mayReturn(preferred: string, ledSince: number): boolean {
-    if (!this.isSteady(preferred) || !this.options.isClockTrusted(preferred)) return false;
+    if (!this.isSteady(preferred) || !this.options.isClockTrusted(preferred) || this.options.isSlow(preferred)) return false;
     return (this.upSince.get(preferred) ?? 0) >= ledSince || this.rounds - ledSince >= HANDED_OVER_ROUNDS;
   }
 

@@ -8,6 +8,8 @@ import { RequestKind, type PeerNetwork } from './ports.ts';
 
 export interface NodeStatus {
   readonly space: 'ok' | 'soft' | 'hard';
+  /** Its syncs take so long that it should lead nothing. */
+  readonly slow: boolean;
   readonly leads: readonly GroupId[];
 }
 
@@ -26,7 +28,7 @@ function decodeStatus(bytes: Uint8Array): NodeStatus | null {
     if (typeof value !== 'object' || value === null || !('space' in value) || !('leads' in value)) return null;
     const { space, leads } = value;
     if ((space !== 'ok' && space !== 'soft' && space !== 'hard') || !Array.isArray(leads)) return null;
-    return { space, leads: leads.filter((group): group is number => Number.isSafeInteger(group)) };
+    return { space, slow: 'slow' in value && value.slow === true, leads: leads.filter((group): group is number => Number.isSafeInteger(group)) };
   } catch {
     return null;
   }
@@ -59,6 +61,11 @@ export class PeerStatuses {
   /** True while the node's disk is below a mark. */
   isLow(node: NodeId): boolean {
     return (this.known.get(node)?.space ?? 'ok') !== 'ok';
+  }
+
+  /** True while the node's disk hangs, as it said last. */
+  isSlow(node: NodeId): boolean {
+    return this.known.get(node)?.slow ?? false;
   }
 
   /** The node that said last that it leads the group. */

@@ -98,6 +98,7 @@ describe('coordinator', () => {
       router: node.router,
       topology: () => mesh.topology,
       isClockTrusted: () => true,
+      isSlow: () => false,
       logger: SILENT,
     });
     coordinators.set(node, coordinator);
