@@ -34,6 +34,8 @@ export interface Config {
   /** Any is accepted; empty: the API is open. */
   readonly apiKeys: readonly string[];
   readonly metricsToken: string | null;
+  /** null: plain TCP. */
+  readonly tls: TlsConfig | null;
   readonly logLevel: LogLevel;
   /** Model whose tokenizer counts where a context names none. */
   readonly tokenModel: string;
@@ -59,6 +61,16 @@ export interface Config {
   readonly archiver: ArchiverConfig | null;
   /** Told of windows that need compaction; null: nobody is. */
   readonly webhook: WebhookConfig | null;
+}
+
+/** Paths of PEM files. */
+export interface TlsConfig {
+  readonly cert: string;
+  readonly key: string;
+  /** null: other nodes are verified against the well-known authorities, and show no certificate themselves. */
+  readonly ca: string | null;
+  /** Whether clients must show a certificate of `ca`, except for /health. */
+  readonly clientAuth: 'none' | 'require';
 }
 
 export interface WebhookConfig {
@@ -87,8 +99,6 @@ export interface Variable {
   /** Empty is refused rather than taken for unset: an empty secret would open what it is there to close. */
   readonly refuseEmpty?: true;
 }
-
-const anything = (): boolean => true;
 
 /** Every variable, in the order of fastpaca.example.env. */
 export const VARIABLES = {
@@ -125,9 +135,10 @@ export const VARIABLES = {
   FASTPACA_ARCHIVE_FLUSH_INTERVAL_MS: { defaultText: '5000', meaning: 'Pause between archive flushes.' },
   FASTPACA_ARCHIVER_BATCH_SIZE: { defaultText: '5000', meaning: 'Most messages in one archive flush.' },
   MIGRATE_ON_BOOT: { defaultText: 'true', meaning: 'Whether the archiver creates and upgrades its tables at start.' },
-  FASTPACA_TLS_CERT: { defaultText: '', meaning: 'TLS certificate file. Not available in this version.', unavailable: anything },
-  FASTPACA_TLS_KEY: { defaultText: '', meaning: 'TLS key file. Not available in this version.', unavailable: anything },
-  FASTPACA_TLS_CA: { defaultText: '', meaning: 'Authority that signs peer certificates. Not available in this version.', unavailable: anything },
+  FASTPACA_TLS_CERT: { defaultText: '', meaning: 'PEM file with the certificate of this node and its chain: TLS for clients and peers. Unset: plain TCP.' },
+  FASTPACA_TLS_KEY: { defaultText: '', meaning: 'PEM file with the key of that certificate, without a passphrase; required with it.' },
+  FASTPACA_TLS_CA: { defaultText: '', meaning: 'PEM file with the authorities of the cluster: every node must show a certificate of one. Unset: the well-known ones, for servers only.' },
+  FASTPACA_TLS_CLIENT_AUTH: { defaultText: 'none', meaning: 'Which clients must show a certificate of FASTPACA_TLS_CA: none, or require for all calls but /health.' },
   FASTPACA_COMPACTION_WEBHOOK: { defaultText: '', meaning: 'http or https URL that is told by POST when a window needs compaction. Unset: none.' },
   FASTPACA_COMPACTION_WEBHOOK_SECRET: { defaultText: '', meaning: 'Key of the signature on what that URL is told; required with it.', refuseEmpty: true },
   FASTPACA_SHARDS: { defaultText: '', meaning: 'Processes that share the groups of a node. Not available in this version.', unavailable: (value) => value !== '1' },
@@ -167,6 +178,7 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
     clusterSecrets: Object.freeze(from.secrets('FASTPACA_CLUSTER_SECRET')),
     apiKeys: Object.freeze(from.secrets('FASTPACA_API_KEY')),
     metricsToken: from.secrets('FASTPACA_METRICS_TOKEN', 1)[0] ?? null,
+    tls: tlsConfig(from),
     logLevel: from.oneOf('FASTPACA_LOG_LEVEL', ['trace', 'debug', 'info', 'warn', 'error', 'silent']),
     tokenModel: tokenModel(from),
     messageBytesMax,
@@ -206,6 +218,19 @@ function clusterSize(from: Reader, seeds: readonly string[]): number {
     throw from.bad('FASTPACA_CLUSTER_SIZE', `2 or more with ${seeds.length} seeds listed, because each node would found a cluster of its own`);
   }
   return size;
+}
+
+function tlsConfig(from: Reader): TlsConfig | null {
+  const cert = from.given('FASTPACA_TLS_CERT');
+  const key = from.given('FASTPACA_TLS_KEY');
+  const ca = from.given('FASTPACA_TLS_CA');
+  const clientAuth = from.oneOf('FASTPACA_TLS_CLIENT_AUTH', ['none', 'require']);
+  const needs = (variable: VariableName, because: VariableName): ConfigError => new ConfigError(variable, `${variable} must be set where ${because} is.`);
+  if (clientAuth === 'require' && ca === null) throw needs('FASTPACA_TLS_CA', 'FASTPACA_TLS_CLIENT_AUTH');
+  if (cert === null && (key ?? ca) === null) return null;
+  if (cert === null) throw needs('FASTPACA_TLS_CERT', key === null ? 'FASTPACA_TLS_CA' : 'FASTPACA_TLS_KEY');
+  if (key === null) throw needs('FASTPACA_TLS_KEY', 'FASTPACA_TLS_CERT');
+  return Object.freeze({ cert, key, ca, clientAuth });
 }
 
 function webhookConfig(from: Reader): WebhookConfig | null {

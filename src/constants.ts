@@ -9,7 +9,8 @@ export const GROUP_COUNT = 256;
 export const TOPOLOGY_GROUP = 256;
 /** Layout of the LevelDB keys and values. A disk with a higher one stops the program. */
 export const DISK_FORMAT = 1;
-/** Frames between nodes. */
+/** Frames between nodes: the newest that this version speaks, and the oldest that it still understands. */
 export const WIRE_FORMAT = 1;
+export const WIRE_FORMAT_MIN = 1;
 /** Commands inside log entries. */
 export const COMMAND_FORMAT = 1;

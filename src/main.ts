@@ -48,6 +48,9 @@ async function main(): Promise<void> {
   process.on('SIGTERM', () => stop('SIGTERM'));
   process.on('SIGINT', () => stop('SIGINT'));
 
+  // Elsewhere a closed terminal ends the process, as it should.
+  if (config.tls !== null) process.on('SIGHUP', () => void node?.reloadTls());
+
   try {
     node = await Node.start(config, logger, (error) => fail(error, 'fatal'));
   } catch (error) {

@@ -3,6 +3,8 @@
  * of series. What happens often is counted where it happens; what merely is (leaders, sizes) is asked for at a scrape.
  */
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { PEER_REFUSALS } from './cluster/ports.ts';
+import type { PeerRefusal } from './cluster/ports.ts';
 
 /** Values of the `role` label; every role that is none of these counts as `other`. */
 export const ROLE_LABELS = ['system', 'developer', 'user', 'assistant', 'tool', 'other'] as const;
@@ -24,6 +26,8 @@ export interface NodeSample {
   readonly peersUp: number;
   readonly peerBytesSentTotal: number;
   readonly peerBytesReceivedTotal: number;
+  /** Seconds since 1970; 0 without TLS. */
+  readonly certificateExpiresAt: number;
   readonly streamsOpen: number;
   readonly streamsEvictedTotal: number;
   readonly levelZeroFiles: number;
@@ -43,6 +47,8 @@ export interface Metrics {
   readonly commitDuration: Histogram;
   /** Answers by status; one count per request. */
   requestAnswered(status: number): void;
+  /** Someone who came as another node was turned away. */
+  peerRefused(reason: PeerRefusal): void;
   /** The source of everything that is sampled at a scrape; a second call replaces the first. */
   sampleFrom(sample: () => NodeSample): void;
   readonly archive: ArchiveMetrics;
@@ -101,6 +107,7 @@ export function createMetrics(): Metrics {
     fsyncDuration: latency('fastpaca_fsync_duration_ms', 'One synced storage batch.'),
     commitDuration: latency('fastpaca_commit_duration_ms', 'From a proposal on its leader until it is committed and applied there.'),
     requestAnswered: answered,
+    peerRefused: createRefusalCounter(registry),
     sampleFrom: sampled,
     archive: createArchiveMetrics(registry),
     notices: {
@@ -155,6 +162,13 @@ function createStatusCounter(registry: Registry): (status: number) => void {
   };
 }
 
+/** Every reason is there from the start: the first refusal then shows as a rise. */
+function createRefusalCounter(registry: Registry): (reason: PeerRefusal) => void {
+  const counter = new Counter({ name: 'fastpaca_peer_refused_total', help: 'Peers turned away here, or whoever took itself for one, by reason.', labelNames: ['reason'], registers: [registry] });
+  for (const reason of PEER_REFUSALS) counter.inc({ reason }, 0);
+  return (reason) => counter.inc({ reason });
+}
+
 interface Sampled {
   readonly name: string;
   readonly help: string;
@@ -174,6 +188,7 @@ const SAMPLED: Readonly<Record<keyof NodeSample, Sampled>> = {
   peersUp: { name: 'fastpaca_peers_up', help: 'Peers with a live link.', type: 'gauge' },
   peerBytesSentTotal: { name: 'fastpaca_peer_bytes_sent_total', help: 'Bytes sent over peer links.', type: 'total' },
   peerBytesReceivedTotal: { name: 'fastpaca_peer_bytes_received_total', help: 'Bytes received over peer links.', type: 'total' },
+  certificateExpiresAt: { name: 'fastpaca_tls_certificate_expires_seconds', help: 'When the certificate of FASTPACA_TLS_CERT ends, in seconds since 1970; 0 without TLS.', type: 'gauge' },
   streamsOpen: { name: 'fastpaca_streams_open', help: 'Open streams.', type: 'gauge' },
   streamsEvictedTotal: { name: 'fastpaca_streams_evicted_total', help: 'Streams closed because their consumer was too slow.', type: 'total' },
   levelZeroFiles: { name: 'fastpaca_storage_level0_files', help: 'LevelDB files at level 0; writes slow down from 8.', type: 'gauge' },

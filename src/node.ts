@@ -15,7 +15,7 @@ import { PeerLedger } from './cluster/ledger.ts';
 import { encodeStatus, PeerStatuses } from './cluster/peer-status.ts';
 import { PEER_PATH, PeerLinks } from './cluster/links.ts';
 import { successorRank } from './cluster/placement.ts';
-import { RequestKind, type FoundingRecord } from './cluster/ports.ts';
+import { RequestKind, type FoundingRecord, type PeerTlsSource } from './cluster/ports.ts';
 import { Router } from './cluster/router.ts';
 import { Standing } from './cluster/standing.ts';
 import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snapshots.ts';
@@ -36,6 +36,7 @@ import { DamageError } from './storage/checksum.ts';
 import { Storage } from './storage/store.ts';
 import { Store } from './store.ts';
 import { StreamServer } from './streams/server.ts';
+import { NodeTls, TlsError } from './tls.ts';
 import { TokenCounter } from './tokens/counter.ts';
 import { CompactionWebhook } from './webhook.ts';
 
@@ -48,8 +49,6 @@ const HANDOVER_MS = 3000;
 /** Readiness is looked at this often for the log. */
 const READINESS_MS = 500;
 const SCRUB_ROWS_PER_SECOND = 1000;
-/** A node whose last sync took this long should lead nothing (an fsync of a sound disk takes a few milliseconds). */
-const SLOW_DISK_MS = 500;
 /** A clock this far from the median of its peers would stamp messages with a wrong time. */
 const CLOCK_SKEW_MS_MAX = 5000;
 
@@ -72,6 +71,8 @@ export class Node {
   private readonly listing: Listing;
   private readonly counter: TokenCounter;
   private readonly traces: OtlpTraces | null;
+  private readonly tls: NodeTls | null;
+  private readonly peerTls: PeerTlsSource | null;
   private readonly sender: SnapshotSender;
   private readonly receiver: SnapshotReceiver;
   private readonly health: Health;
@@ -110,18 +111,19 @@ export class Node {
       const counter = await TokenCounter.open({ defaultModel: config.tokenModel });
       // Loaded only where it is wanted.
       const traces = config.otlpEndpoint === null ? null : new (await import('./otlp.ts')).OtlpTraces(config.otlpEndpoint, identity.name);
-      node = new Node({ config, logger, storage, identity, counter, traces, fatal });
+      const tls = config.tls === null ? null : await NodeTls.open(config.tls, { logger, reachedAt: config.clusterSeeds.length === 0 ? null : addressOf(config) });
+      node = new Node({ config, logger, storage, identity, counter, traces, tls, fatal });
       await node.listen();
       return node;
     } catch (error) {
       await storage.close();
-      if (error instanceof IdentityError || error instanceof PeerKeyError) throw new StartError(error.message);
+      if (error instanceof IdentityError || error instanceof PeerKeyError || error instanceof TlsError) throw new StartError(error.message);
       throw error;
     }
   }
 
-  private constructor(parts: { config: Config; logger: Logger; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; fatal: (error: Error) => void }) {
-    const { config, logger, storage, identity, counter, traces } = parts;
+  private constructor(parts: { config: Config; logger: Logger; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; tls: NodeTls | null; fatal: (error: Error) => void }) {
+    const { config, logger, storage, identity, counter, traces, tls } = parts;
     this.config = config;
     this.logger = logger;
     this.fatal = parts.fatal;
@@ -129,7 +131,9 @@ export class Node {
     this.identity = identity;
     this.counter = counter;
     this.traces = traces;
-    this.keys = new PeerKeys({ clusterSecrets: config.clusterSecrets, apiKeys: config.apiKeys });
+    this.tls = tls;
+    this.peerTls = tls === null ? null : () => tls.peer();
+    this.keys = new PeerKeys({ clusterSecrets: config.clusterSecrets, apiKeys: config.apiKeys, onRefused: () => this.metrics.peerRefused('unauthorized') });
     const clusterId = (): string => this.founding?.record?.clusterId ?? identity.clusterId;
     const ledger = PeerLedger.open({
       facts: storage.facts,
@@ -142,7 +146,8 @@ export class Node {
       standing: Standing.open({ facts: storage.facts, identity, promises: () => this.promises() }),
       ledger,
       keys: this.keys,
-      tls: null,
+      tls: this.peerTls,
+      onRefused: (reason) => this.metrics.peerRefused(reason),
       log: linkLog(logger, 'peer'),
       events: {
         onFrame: (from, frame) => this.host.receive(from, frame),
@@ -173,6 +178,7 @@ export class Node {
       logger,
       address: (name) => this.topology?.nodes.find((known) => known.name === name)?.address,
       headers: () => this.keys.headers(),
+      tls: this.peerTls,
     });
     this.host = new RaftHost(
       { ...HOST_DEFAULTS, node: identity.name, random: Math.random, logKeepBytesMax: config.logKeepBytes },
@@ -225,6 +231,7 @@ export class Node {
       origins: config.corsOrigins,
       peerAccepts: (authorization) => this.keys.accepts(authorization),
       peerHeaders: () => this.keys.headers(),
+      peerTls: this.peerTls,
       connectionsMax: config.streamConnectionsMax,
       timeoutMs: config.requestTimeoutMs,
       requestAnswered: this.metrics.requestAnswered,
@@ -244,6 +251,11 @@ export class Node {
             random: Math.random,
           });
     this.metrics.sampleFrom(() => this.sample());
+  }
+
+  /** Takes renewed certificates into use now rather than at the next look; nothing happens without TLS. */
+  async reloadTls(): Promise<void> {
+    await this.tls?.reload();
   }
 
   /** Stops in order: not ready, leaders handed over, requests finished, links closed, storage closed. */
@@ -281,6 +293,7 @@ export class Node {
     this.host.stop();
     await this.counter.close();
     await this.traces?.close();
+    this.tls?.close();
     await this.storage.close();
   }
 
@@ -293,7 +306,7 @@ export class Node {
       clusterSize: config.clusterSize,
       seeds: config.clusterSeeds,
       keys: this.keys,
-      tls: null,
+      tls: this.peerTls,
       log: linkLog(logger, 'founding'),
       onFounded: (record) => void this.onFounded(record).catch(this.fatal),
       fatal: this.fatal,
@@ -306,6 +319,7 @@ export class Node {
       cluster: { describe: async () => describeCluster({ topology: this.topology, host: this.host, network: this.links, self: identity.name, damaged: this.damaged(), leaderElsewhere: (group) => this.peerStatuses.leaderOf(group) }) },
       metrics: this.metrics,
       traces: this.traces,
+      tls: this.tls,
       config,
       logger,
       peerRoutes: this.founding.routes(),
@@ -315,7 +329,8 @@ export class Node {
     this.app = app;
     this.connections = new Connections(app.server);
     app.server.on('upgrade', (request, socket, head) => {
-      if (request.url === PEER_PATH) this.links.handleUpgrade(request, socket, head);
+      if (this.tls?.refusesUpgrade(request, socket) === true) this.metrics.peerRefused('certificate');
+      else if (request.url === PEER_PATH) this.links.handleUpgrade(request, socket, head);
       else this.streams.handleUpgrade(request, socket, head);
     });
     try {
@@ -355,7 +370,6 @@ export class Node {
       router: this.router,
       topology: () => this.topology,
       isClockTrusted: (name) => this.isClockTrusted(name),
-      isSlow: (name) => this.peerStatuses.isSlow(name),
       logger: this.logger,
     });
     this.timers.push(setInterval(() => this.host.tick(), TICK_MS));
@@ -427,7 +441,7 @@ export class Node {
         });
         return;
       case RequestKind.status:
-        return reply(encodeStatus({ space: this.storage.spaceState, slow: this.isDiskSlow(), leads: this.host.groups().filter((group) => this.host.isLeader(group)) }));
+        return reply(encodeStatus({ space: this.storage.spaceState, leads: this.host.groups().filter((group) => this.host.isLeader(group)) }));
       case RequestKind.topology:
         throw new Error(`request kind ${kind} is not served by this version`);
     }
@@ -457,11 +471,6 @@ export class Node {
     if (this.storage.spaceState !== 'ok') return true;
     const hosts = [...(this.nodesByGroup[group]?.values() ?? [])];
     return hosts.filter((host) => this.peerStatuses.isLow(host)).length > hosts.length / 2;
-  }
-
-  private isDiskSlow(): boolean {
-    const { lastBatchMs, stalledMs } = this.storage.stats();
-    return Math.max(lastBatchMs, stalledMs) > SLOW_DISK_MS;
   }
 
   private async handOver(): Promise<void> {
@@ -513,7 +522,7 @@ export class Node {
   }
 
   private address(): string {
-    return this.config.advertise ?? `${this.config.host === '0.0.0.0' ? '127.0.0.1' : this.config.host}:${this.config.port}`;
+    return addressOf(this.config);
   }
 
   private damaged(): readonly GroupId[] {
@@ -537,6 +546,7 @@ export class Node {
       peersUp: this.links.up().length,
       peerBytesSentTotal: stats.bytesOut,
       peerBytesReceivedTotal: stats.bytesIn,
+      certificateExpiresAt: this.tls === null ? 0 : this.tls.certificate.validToDate.getTime() / 1000,
       streamsOpen: this.streams.open,
       streamsEvictedTotal: this.streams.evicted,
       levelZeroFiles: storage.level0Files,
@@ -544,6 +554,11 @@ export class Node {
       diskFreeBytes: storage.freeBytes,
     };
   }
+}
+
+/** host:port at which peers reach the node. */
+function addressOf(config: Config): string {
+  return config.advertise ?? `${config.host === '0.0.0.0' ? '127.0.0.1' : config.host}:${config.port}`;
 }
 
 async function openStorage(config: Config, hooks: { onError: (error: Error) => void; onDamage: (group: GroupId, reason: string) => void; onSynced: (ms: number) => void }): Promise<Storage> {

@@ -13,6 +13,8 @@ const HEADER_SAFE = /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/;
 export interface PeerKeyConfig {
   readonly clusterSecrets: readonly string[];
   readonly apiKeys: readonly string[];
+  /** Told of each header that is not accepted. */
+  readonly onRefused?: () => void;
 }
 
 /** A cluster secret that cannot be used as it is. */
@@ -26,6 +28,7 @@ export class PeerKeyError extends Error {
 export class PeerKeys {
   readonly #configured: readonly string[];
   readonly #configuredHashes: readonly Buffer[];
+  readonly #onRefused: () => void;
   #minted: string | null = null;
   #founded = false;
 
@@ -38,6 +41,7 @@ export class PeerKeys {
     }
     this.#configured = config.clusterSecrets.length > 0 ? config.clusterSecrets : config.apiKeys.map(deriveKey);
     this.#configuredHashes = this.#configured.map(hashOf);
+    this.#onRefused = config.onRefused ?? (() => undefined);
   }
 
   /** The founding record was promised: from now on its key is presented, but not yet demanded. */
@@ -69,6 +73,7 @@ export class PeerKeys {
     const accepted = this.#configuredHashes.length > 0 ? this.#configuredHashes : this.#minted === null ? [] : [hashOf(this.#minted)];
     let match = false;
     for (const key of accepted) match = timingSafeEqual(key, presented) || match;
+    if (!match) this.#onRefused();
     return match;
   }
 }

@@ -6,9 +6,10 @@ import { lookup } from 'node:dns/promises';
 import { isIPv6 } from 'node:net';
 import { Client } from 'undici';
 import type { PeerKeys } from './auth.ts';
+import { peerConnector } from './connector.ts';
 import { decodeNodeHello, objectAt } from './hello.ts';
 import type { NodeHello } from './hello.ts';
-import type { PeerTls } from './links.ts';
+import type { PeerTlsSource } from './ports.ts';
 
 export const HELLO_PATH = '/_peer/hello';
 const POLL_MS = 200;
@@ -28,7 +29,7 @@ export interface DiscoveryOptions {
   /** Of this node: its own answers are not another node's. */
   readonly storeId: string;
   readonly keys: PeerKeys;
-  readonly tls: PeerTls | null;
+  readonly tls: PeerTlsSource | null;
   /** The view may have changed. */
   readonly onChange: () => void;
 }
@@ -218,7 +219,7 @@ export class Discovery {
     if (before !== undefined) return before;
     const { tls } = this.#options;
     const client = new Client(`${tls === null ? 'http' : 'https'}://${address}`, {
-      connect: tls === null ? { timeout: CALL_TIMEOUT_MS } : { timeout: CALL_TIMEOUT_MS, servername: serverName, ...tls },
+      connect: peerConnector(tls, CALL_TIMEOUT_MS, serverName),
       headersTimeout: CALL_TIMEOUT_MS,
       bodyTimeout: CALL_TIMEOUT_MS,
       maxResponseSize: ANSWER_BYTES_MAX,

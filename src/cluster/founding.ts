@@ -24,8 +24,8 @@ import {
 } from './hello.ts';
 import type { NodeHello, PublicRecord } from './hello.ts';
 import { readFounded, writeFounded } from './identity.ts';
-import type { PeerLog, PeerTls } from './links.ts';
-import type { FoundingRecord, NodeFacts, NodeIdentity } from './ports.ts';
+import type { PeerLog } from './links.ts';
+import type { FoundingRecord, NodeFacts, NodeIdentity, PeerTlsSource } from './ports.ts';
 
 const PROMISE_PATH = '/_peer/founding/promise';
 const COMMIT_PATH = '/_peer/founding/commit';
@@ -46,7 +46,7 @@ export interface FoundingOptions {
   readonly clusterSize: number;
   readonly seeds: readonly string[];
   readonly keys: PeerKeys;
-  readonly tls: PeerTls | null;
+  readonly tls: PeerTlsSource | null;
   readonly log: PeerLog;
   /** Called once, after the record is synced; during `open` when it was founded before. */
   readonly onFounded: (record: FoundingRecord) => void;

@@ -114,7 +114,7 @@ export function writeFounded(facts: NodeFacts, record: FoundingRecord): Promise<
  * Why a peer was not admitted. `rolled_back`, `duplicate` and `store_changed` speak against its data directory for
  * good; `unproven` only says that this node was away for too many of its opens.
  */
-export const REFUSAL_CODES = ['rolled_back', 'duplicate', 'store_changed', 'unproven', 'other_cluster', 'not_founded', 'stale', 'failed'] as const;
+export const REFUSAL_CODES = ['rolled_back', 'duplicate', 'store_changed', 'unproven', 'other_cluster', 'version', 'not_founded', 'stale', 'failed'] as const;
 export type RefusalCode = (typeof REFUSAL_CODES)[number];
 
 export interface Refusal {

@@ -61,6 +61,8 @@ export interface LinkOwner {
   beat(link: Link, beat: Beat): void;
   frame(link: Link, frame: Uint8Array): void;
   request(link: Link, kind: RequestKind, body: Uint8Array, reply: (answer: Uint8Array) => void): void;
+  /** The peer sent what no peer of this cluster sends; the link ends. */
+  broken(reason: 'malformed' | 'too_large'): void;
   /** The link ended; called once. `why` for the log. Requests in flight fail right after. */
   down(link: Link, why: string): void;
 }
@@ -115,7 +117,13 @@ export class Link {
   /** Starts the handshake; the WebSocket must be open. */
   open(): void {
     this.#ws.on('message', (data) => this.#receive(data));
-    this.#ws.on('error', (error) => this.end(error.message));
+    this.#ws.on('error', (error) => {
+      // Others are of the network.
+      if ('code' in error && String(error.code).startsWith('WS_ERR_')) {
+        this.#owner.broken(error.code === 'WS_ERR_UNSUPPORTED_MESSAGE_LENGTH' ? 'too_large' : 'malformed');
+      }
+      this.end(error.message);
+    });
     this.#ws.on('close', (code) => this.end(`closed with ${code}`));
     // ws reports a close only after its own shutdown; the first sign of the end must count.
     this.#socket.on('end', () => this.end('the peer closed the connection'));
@@ -230,6 +238,7 @@ export class Link {
       else this.#receiveHandshake(data);
     } catch (error) {
       if (!(error instanceof FrameError || error instanceof DocumentError)) throw error;
+      this.#owner.broken('malformed');
       this.end(`broken frame: ${error.message}`);
     }
   }

@@ -17,10 +17,11 @@ import { DocumentError, compareNames, objectAt, parseDocument, stringAt } from '
 import type { Beat, LinkHello } from './hello.ts';
 import type { Refusal } from './identity.ts';
 import type { PeerLedger } from './ledger.ts';
+import { WIRE_FORMAT, WIRE_FORMAT_MIN } from '../constants.ts';
 import { FRAME_BYTES_MAX } from './link-frames.ts';
 import { Link } from './link.ts';
 import type { LinkOwner, RequestDone } from './link.ts';
-import type { PeerEvents, PeerInfo, PeerNetwork, RequestKind } from './ports.ts';
+import type { PeerEvents, PeerInfo, PeerNetwork, PeerRefusal, PeerTlsSource, RequestKind } from './ports.ts';
 import type { Standing, SteppedBack } from './standing.ts';
 import { TimeoutWheel } from './timeouts.ts';
 
@@ -44,13 +45,6 @@ export interface PeerLog {
   warn(fields: object, message: string): void;
 }
 
-/** PEM texts of mutual TLS between nodes. */
-export interface PeerTls {
-  readonly cert: string | Buffer;
-  readonly key: string | Buffer;
-  readonly ca: string | Buffer;
-}
-
 export interface PeerLinksOptions {
   /** This node now; the links add what `standing`, `ledger` and the clock say. */
   readonly self: () => PeerInfo;
@@ -62,7 +56,9 @@ export interface PeerLinksOptions {
   readonly onSteppedBack: (reason: string) => void;
   readonly log: PeerLog;
   /** Null: plain TCP. */
-  readonly tls: PeerTls | null;
+  readonly tls: PeerTlsSource | null;
+  /** Told of everyone who is turned away, once for each time; those without a key are the keys' to tell of. */
+  readonly onRefused: (reason: PeerRefusal) => void;
 }
 
 /** Why there is no link to a node. `refused by` it, or `refused` here; for readiness. */
@@ -124,6 +120,7 @@ export class PeerLinks implements PeerNetwork {
         if (!this.#closed) options.events.onFrame(nameOf(link), frame);
       },
       request: (link, kind, body, reply) => this.#serve(link, kind, body, reply),
+      broken: (reason) => options.onRefused(reason),
       down: (link, why) => this.#linkDown(link, why),
     };
   }
@@ -183,9 +180,11 @@ export class PeerLinks implements PeerNetwork {
     }
     const steppedBack = this.#options.standing.steppedBack;
     if (steppedBack !== null) {
+      this.#options.onRefused('stepped_back');
       return refuseUpgrade(socket, 403, 'stepped_back', `it has stepped back, because node '${steppedBack.by}' remembers: ${steppedBack.reason}`);
     }
     if (this.#closed || this.#options.self().clusterId === '') {
+      this.#options.onRefused('not_founded');
       return refuseUpgrade(socket, 403, 'not_founded', this.#closed ? 'this node is closing' : 'this node belongs to no cluster yet');
     }
     // Upgrades of an HTTP server come on a net.Socket (a TLSSocket is one).
@@ -271,6 +270,7 @@ export class PeerLinks implements PeerNetwork {
       const doubt = link.peer === null ? null : this.#options.ledger.doubt(link.peer);
       if (doubt === null) continue;
       this.#noteRefusal(nameOf(link), `refused here: ${doubt.reason}`);
+      this.#options.onRefused(doubt.code);
       link.refuse(doubt);
     }
   }
@@ -353,7 +353,7 @@ export class PeerLinks implements PeerNetwork {
       // Masking protects caches between browsers and servers (RFC 6455 10.3); between two of ours it only costs.
       generateMask: (mask) => mask.fill(0),
       headers: { ...keys.headers(), [NAME_HEADER]: encodeURIComponent(self) },
-      ...tls,
+      ...tls?.(),
     });
   }
 
@@ -375,6 +375,12 @@ export class PeerLinks implements PeerNetwork {
   }
 
   async #admit(link: Link, peer: LinkHello): Promise<Refusal | null> {
+    const refusal = await this.#judge(link, peer);
+    if (refusal !== null) this.#options.onRefused(refusal.code);
+    return refusal;
+  }
+
+  async #judge(link: Link, peer: LinkHello): Promise<Refusal | null> {
     const misdirected = this.#misdirected(link, peer);
     // Peers of one cluster tell the truth about what they have seen, whether they can be admitted or not.
     const own = misdirected === null && peer.clusterId === this.#options.self().clusterId ? this.#options.standing.judge(peer.seen, peer.name) : null;
@@ -389,6 +395,10 @@ export class PeerLinks implements PeerNetwork {
 
   #misdirected(link: Link, peer: LinkHello): Refusal | null {
     const self = this.#options.self();
+    // A newer node knows what it still understands and decides by itself.
+    if (peer.wireFormat < WIRE_FORMAT_MIN) {
+      return { code: 'version', reason: `node '${peer.name}' speaks wire format ${peer.wireFormat}, node '${self.name}' ${WIRE_FORMAT_MIN} to ${WIRE_FORMAT}: upgrade it` };
+    }
     if (peer.name === self.name) {
       const reason = peer.storeId === self.storeId ? 'this node reached itself' : `two nodes are named '${self.name}' (stores ${self.storeId} and ${peer.storeId})`;
       // Not 'duplicate': that would speak against the directory of whoever is told.
@@ -493,7 +503,8 @@ function nameOf(link: Link): string {
   return link.peer?.name ?? '';
 }
 
-function refuseUpgrade(socket: Duplex, status: 401 | 403, error: string, message: string): void {
+/** Answers an upgrade between nodes with a JSON reason, and closes the connection. */
+export function refuseUpgrade(socket: Duplex, status: 401 | 403, error: string, message: string): void {
   const body = JSON.stringify({ error, message });
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\nConnection: close\r\nContent-Type: application/json\r\n` +

@@ -2,6 +2,7 @@
  * The seams inside src/cluster: who this node is, how it talks to its peers. links.ts implements PeerNetwork over ws;
  * founding.ts decides once who the first members are; topology.ts and coordinator.ts build on both.
  */
+import type { SecureContext } from 'node:tls';
 
 /** This node, as its data directory knows it. `generation` and `nonce` change at every open (fsynced before use). */
 export interface NodeIdentity {
@@ -59,6 +60,25 @@ export type RequestKind = (typeof RequestKind)[keyof typeof RequestKind];
 
 /** 'link_down': certainly not delivered. 'lost': sent, the link broke or time ran out before an answer. */
 export type RequestFailure = 'link_down' | 'lost' | 'remote_error';
+
+/** What a TLS connection to another node is made with. */
+export interface PeerTls {
+  readonly secureContext: SecureContext;
+}
+
+/** Asked at every connection, so that a renewed certificate counts from the next one on. */
+export type PeerTlsSource = () => PeerTls;
+
+/** Why another node, or whoever took itself for one, was turned away here: the values of a metric's label. */
+export const PEER_REFUSALS = [
+  // Before the handshake: no key, no certificate of the authority, this node is out or not in a cluster.
+  'unauthorized', 'certificate', 'stepped_back', 'not_founded',
+  // In the handshake.
+  'other_cluster', 'version', 'stale', 'store_changed', 'rolled_back', 'duplicate', 'unproven', 'failed',
+  // At any time: bytes that are no frame or document, and those beyond the bounds.
+  'malformed', 'too_large',
+] as const;
+export type PeerRefusal = (typeof PEER_REFUSALS)[number];
 
 export interface PeerNetwork {
   /** Best effort; false when there is no link or its buffer bound is reached. Raft frames go out at once. */

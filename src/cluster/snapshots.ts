@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
-import { request } from 'undici';
+import { Agent, request } from 'undici';
 import type { SnapshotFetcher } from '../../raft/ports.ts';
 import type { ConfState, GroupId, NodeId, SnapshotMeta } from '../../raft/types.ts';
 import { DamageError } from '../storage/checksum.ts';
@@ -14,6 +14,8 @@ import { SnapshotError } from '../storage/snapshots.ts';
 import type { Storage } from '../storage/store.ts';
 import type { Logger } from '../log.ts';
 import type { PeerKeys } from './auth.ts';
+import { peerConnector } from './connector.ts';
+import type { PeerTlsSource } from './ports.ts';
 
 /** A snapshot pins old LevelDB files: an idle session is dropped after this long and the transfer restarts. */
 const SESSION_IDLE_MS = 30_000;
@@ -26,6 +28,7 @@ const CHUNK_BYTES = 512 * 1024;
 const CHUNK_BYTES_MAX = 64 * 1024 * 1024;
 /** A transfer that gets no chunk for this long is given up: by now another node may lead, and be told so. */
 const NO_PROGRESS_MS = 10_000;
+const CONNECT_MS = 2000;
 const RETRY_MS = 100;
 const RETRY_MS_MAX = 1000;
 
@@ -141,6 +144,8 @@ export interface FetcherOptions {
   readonly address: (node: NodeId) => string | undefined;
   /** Headers that authenticate this node to peers. */
   readonly headers: () => Record<string, string>;
+  /** Null: plain TCP. */
+  readonly tls: PeerTlsSource | null;
   readonly logger: Logger;
 }
 
@@ -154,6 +159,7 @@ interface Chunk {
 /** The receiving side; implements Raft's SnapshotFetcher. */
 export class SnapshotReceiver implements SnapshotFetcher {
   private readonly options: FetcherOptions;
+  private readonly agent: Agent;
   /** Groups with a transfer under way or in line. */
   private readonly groups = new Set<GroupId>();
   private readonly line: (() => void)[] = [];
@@ -165,6 +171,7 @@ export class SnapshotReceiver implements SnapshotFetcher {
 
   constructor(options: FetcherOptions) {
     this.options = options;
+    this.agent = new Agent({ connect: peerConnector(options.tls, CONNECT_MS) });
   }
 
   fetch(group: GroupId, from: NodeId, index: number, done: (error: Error | null, meta: SnapshotMeta | null) => void): void {
@@ -187,6 +194,7 @@ export class SnapshotReceiver implements SnapshotFetcher {
     this.abort.abort(new Error('the node is closing'));
     this.next();
     await Promise.all(this.underWay);
+    await this.agent.destroy();
   }
 
   private next(): void {
@@ -249,7 +257,7 @@ export class SnapshotReceiver implements SnapshotFetcher {
   private endSession(from: NodeId, session: string): void {
     const url = this.url(from, { session });
     if (url === null || this.abort.signal.aborted) return;
-    request(url, { method: 'DELETE', headers: this.options.headers(), headersTimeout: NO_PROGRESS_MS, signal: this.abort.signal }).then(
+    request(url, { dispatcher: this.agent, method: 'DELETE', headers: this.options.headers(), headersTimeout: NO_PROGRESS_MS, signal: this.abort.signal }).then(
       (response) => void response.body.dump().catch(() => undefined),
       () => undefined,
     );
@@ -274,7 +282,7 @@ export class SnapshotReceiver implements SnapshotFetcher {
     const url = this.url(from, { group: String(group), session, cursor });
     if (url === null) throw new HopelessTransfer(`no address known for node ${from}`);
     const signal = AbortSignal.any([this.abort.signal, AbortSignal.timeout(NO_PROGRESS_MS)]);
-    const { statusCode, headers, body } = await request(url, { headers: this.options.headers(), signal });
+    const { statusCode, headers, body } = await request(url, { dispatcher: this.agent, headers: this.options.headers(), signal });
     const announced = Number(headers['content-length'] ?? 0);
     if (statusCode !== 200 || announced > CHUNK_BYTES_MAX) {
       await body.dump();
@@ -289,7 +297,7 @@ export class SnapshotReceiver implements SnapshotFetcher {
 
   private url(node: NodeId, query: Record<string, string>): string | null {
     const address = this.options.address(node);
-    return address === undefined ? null : `http://${address}/_peer/snapshot?${new URLSearchParams(query)}`;
+    return address === undefined ? null : `${this.options.tls === null ? 'http' : 'https'}://${address}/_peer/snapshot?${new URLSearchParams(query)}`;
   }
 }
 

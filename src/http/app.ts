@@ -4,17 +4,19 @@
  *
  * Hot path: no logger child, no hook, no schema validation and no serializer per request; bodies go in and out as bytes.
  */
+import type { RequestListener, Server, ServerOptions } from 'node:http';
 import swagger from '@fastify/swagger';
 import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
 import fastify from 'fastify';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { ApiError } from '../errors.ts';
 import { invalidJson } from '../ingest/scanner.ts';
+import type { Metrics } from '../metrics.ts';
 import { bearerAuth } from './auth.ts';
 import { answerClientError, JSON_TYPE, sendError, unsupportedMediaType } from './errors.ts';
 import { rawBody } from './input.ts';
 import { allowOrigins, limitRate } from './limits.ts';
-import type { RequestSpan, RequestTraces } from './ports.ts';
+import type { Audience, RequestSpan, RequestTraces, ServerTls } from './ports.ts';
 import { mountApi, mountNodeRoutes, toJson } from './routes.ts';
 import type { RouteDeps } from './routes.ts';
 import { COMPONENTS } from './components.ts';
@@ -33,6 +35,8 @@ export interface AppDeps extends RouteDeps {
   /** More calls under /v1, with its keys and limits (streams). */
   readonly mountApi?: (api: FastifyInstance) => void;
   readonly traces?: RequestTraces | null;
+  /** null: plain TCP. */
+  readonly tls?: ServerTls | null;
   /** Instead of RECEIVE. */
   readonly receive?: Receive;
 }
@@ -69,13 +73,15 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
     routerOptions: { maxParamLength: HEADER_BYTES_MAX },
     frameworkErrors: (error, request, reply) => sendError(error, request, reply, errorDeps),
     clientErrorHandler: answerClientError,
-    http: {
+    ...serverOf(deps.tls ?? null, {
+      requestTimeout: receive.requestMs,
+      keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
       headersTimeout: receive.headersMs,
       connectionsCheckingInterval: receive.checkMs,
       maxHeaderSize: HEADER_BYTES_MAX,
       // Other upgrades (h2c) are declined by answering as if they had not been asked for (RFC 9110 §7.8).
       shouldUpgradeCallback: (request) => request.headers.upgrade?.toLowerCase() === 'websocket' && app.server.listenerCount('upgrade') > 0,
-    },
+    }),
   });
   const errorDeps = { logger: deps.logger, metrics: deps.metrics, bodyBytesMax: config.bodyBytesMax };
   app.setErrorHandler((error, request, reply) => sendError(error, request, reply, errorDeps));
@@ -87,6 +93,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   acceptOnlyJson(app);
 
+  if (deps.tls != null) requireCertificates(app, deps.tls, deps.metrics);
   await app.register(swagger, OPENAPI);
   // Answers preflights, which carry no key, before the hooks that ask for one.
   await allowOrigins(app, config.corsOrigins);
@@ -105,7 +112,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   );
   const metricsAuth = bearerAuth(config.metricsToken === null ? [] : [config.metricsToken]);
   app.register(async (node) => mountNodeRoutes(node, deps, metricsAuth.check));
-  app.register(async (peers) => mountPeerRoutes(peers, deps.peerRoutes ?? []));
+  app.register(async (peers) => mountPeerRoutes(peers, deps.peerRoutes ?? [], deps.metrics));
   deps.mount?.(app);
   let document: Buffer | null = null;
   app.get('/openapi.json', { schema: { hide: true } }, (_request, reply) => {
@@ -114,6 +121,27 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   });
   await app.ready();
   return app;
+}
+
+/** The framework applies its own timeouts to a server that it makes itself, so they stand among the server's too. */
+function serverOf(tls: ServerTls | null, options: ServerOptions): { http: ServerOptions } | { serverFactory: (handler: RequestListener) => Server } {
+  return tls === null ? { http: options } : { serverFactory: (handler) => tls.createServer(options, handler) };
+}
+
+/** Every route has its audience by its registered path, so that no spelling of a path leads around this. */
+function requireCertificates(app: FastifyInstance, tls: ServerTls, metrics: Metrics): void {
+  app.addHook('onRequest', (request, _reply, done) => {
+    const audience = audienceOf(request.routeOptions.url ?? '');
+    const refusal = tls.refusal(request.raw.socket, audience);
+    if (refusal === null) return done();
+    if (audience === 'peer') metrics.peerRefused('certificate');
+    done(new ApiError('unauthorized', refusal));
+  });
+}
+
+function audienceOf(route: string): Audience {
+  if (route.startsWith('/_peer')) return 'peer';
+  return route.startsWith('/health/') ? 'probe' : 'client';
 }
 
 function traceRequests(api: FastifyInstance, traces: RequestTraces): void {
@@ -147,7 +175,12 @@ function acceptOnlyJson(app: FastifyInstance): void {
   });
 }
 
-function mountPeerRoutes(app: FastifyInstance, routes: readonly PeerRoute[]): void {
+function mountPeerRoutes(app: FastifyInstance, routes: readonly PeerRoute[], metrics: Metrics): void {
+  app.addHook('onError', (_request, _reply, error, done) => {
+    if (error.code === 'FST_ERR_CTP_BODY_TOO_LARGE') metrics.peerRefused('too_large');
+    else if (error instanceof ApiError && error.status === 400) metrics.peerRefused('malformed');
+    done();
+  });
   for (const route of routes) {
     app.route({
       method: route.method,
@@ -156,6 +189,7 @@ function mountPeerRoutes(app: FastifyInstance, routes: readonly PeerRoute[]): vo
       schema: { hide: true },
       handler: async (request, reply) => {
         const { status, body } = await route.handler(parsePeerBody(rawBody(request)), request.headers);
+        if (status === 400) metrics.peerRefused('malformed');
         return reply.code(status).header('content-type', JSON_TYPE).send(toJson(body));
       },
     });

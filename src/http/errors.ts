@@ -64,7 +64,8 @@ const MALFORMED = { status: '400 Bad Request', message: 'This is not a well-form
 
 /** Answers bytes that never became a request, and closes the connection. */
 export function answerClientError(error: Error & { code?: string }, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
+  // Without a handshake there is nobody who could read an answer.
+  if (error.code === 'ECONNRESET' || /^ERR_(SSL|TLS)_/.test(error.code ?? '') || socket.destroyed || !socket.writable) {
     socket.destroy();
     return;
   }

@@ -2,6 +2,8 @@
  * What the HTTP layer needs from the rest of the node; node.ts supplies it. All failures are thrown as ApiError.
  * JSON bodies that may carry client text are Buffers: the stored bytes are spliced in, never re-serialised.
  */
+import type { RequestListener, Server, ServerOptions } from 'node:http';
+import type { Duplex } from 'node:stream';
 import type { ContextStatus, Policy } from '../contexts/types.ts';
 import type { Provider } from '../providers/rendering.ts';
 
@@ -145,6 +147,16 @@ export interface HealthApi {
 export interface ClusterApi {
   /** The answer of GET /v1/cluster. */
   describe(): Promise<unknown>;
+}
+
+/** Whose calls a route takes: other nodes', health probes', or everybody else's. */
+export type Audience = 'peer' | 'probe' | 'client';
+
+/** TLS of the port, where it is wanted. */
+export interface ServerTls {
+  createServer(options: ServerOptions, handler: RequestListener): Server;
+  /** Why a connection may not make a call of that kind, or null. */
+  refusal(socket: Duplex, audience: Audience): string | null;
 }
 
 /** Traces of requests, where they are wanted. */

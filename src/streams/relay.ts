@@ -4,6 +4,7 @@
  * client's, with the same code or with 1012: the client comes back with its cursor.
  */
 import type { IncomingMessage } from 'node:http';
+import type { SecureContext } from 'node:tls';
 import { WebSocket } from 'ws';
 import { ApiError, ERROR_STATUS } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
@@ -21,10 +22,18 @@ const PAUSED_MS_MAX = 10_000;
 /** `ended`: the context is tombstoned and the reader knows (only asked for by readers of events). */
 export type DialOutcome = { readonly ws: WebSocket } | { readonly refused: ApiError } | { readonly ended: true };
 
+/** How the other node is dialed; `tls` null: plain TCP. */
+export interface DialOptions {
+  readonly headers: Readonly<Record<string, string>>;
+  readonly tls: { readonly secureContext: SecureContext } | null;
+  readonly timeoutMs: number;
+}
+
 /** Opens a stream on another node. The socket is paused until `Relay` reads it. Never rejects. */
-export function dialPeer(url: string, headers: Readonly<Record<string, string>>, timeoutMs: number): Promise<DialOutcome> {
+export function dialPeer(address: string, target: string, { headers, tls, timeoutMs }: DialOptions): Promise<DialOutcome> {
   return new Promise((resolve) => {
-    const ws = new WebSocket(url, { headers, perMessageDeflate: false, maxPayload: FRAME_BYTES_MAX, handshakeTimeout: timeoutMs, skipUTF8Validation: true });
+    const url = `${tls === null ? 'ws' : 'wss'}://${address}${target}`;
+    const ws = new WebSocket(url, { headers, perMessageDeflate: false, maxPayload: FRAME_BYTES_MAX, handshakeTimeout: timeoutMs, skipUTF8Validation: true, ...tls });
     const refused = (reason: string): void => resolve({ refused: new ApiError('raft_unavailable', `No node that hosts this context can be reached (${reason}). Retry.`) });
     ws.once('error', (error) => refused(error.message));
     ws.once('unexpected-response', (request, response) => {

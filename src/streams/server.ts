@@ -6,6 +6,7 @@
 import { ServerResponse, STATUS_CODES } from 'node:http';
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
+import type { SecureContext } from 'node:tls';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { WebSocketServer } from 'ws';
 import type { WebSocket } from 'ws';
@@ -53,6 +54,8 @@ export interface StreamServerOptions extends HubSource {
   readonly origins: readonly string[];
   readonly peerAccepts: (authorization: string | undefined) => boolean;
   readonly peerHeaders: () => Readonly<Record<string, string>>;
+  /** Asked at every connection; null: plain TCP. */
+  readonly peerTls: (() => { readonly secureContext: SecureContext }) | null;
   readonly connectionsMax: number;
   readonly timeoutMs: number;
   readonly requestAnswered: (status: number) => void;
@@ -224,7 +227,8 @@ export class StreamServer {
     }
     let refused = new ApiError('raft_unavailable', `No node that hosts Raft group ${group} can be reached. Retry.`);
     for (const address of this.options.hostAddresses(group)) {
-      const outcome = await dialPeer(`ws://${address}${peerStreamTarget(wanted, isEvents)}`, this.options.peerHeaders(), this.options.timeoutMs);
+      const dialing = { headers: this.options.peerHeaders(), tls: this.options.peerTls?.() ?? null, timeoutMs: this.options.timeoutMs };
+      const outcome = await dialPeer(address, peerStreamTarget(wanted, isEvents), dialing);
       if ('ws' in outcome) return { at: 'peer', ws: outcome.ws };
       if ('ended' in outcome) return { at: 'nowhere' };
       refused = outcome.refused;

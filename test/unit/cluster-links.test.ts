@@ -16,7 +16,7 @@ import { FRAME_BYTES_MAX } from '../../src/cluster/link-frames.ts';
 import { PEER_PATH, PeerLinks } from '../../src/cluster/links.ts';
 import { RequestKind } from '../../src/cluster/ports.ts';
 import { BEAT_MS, Standing } from '../../src/cluster/standing.ts';
-import type { PeerInfo, RequestFailure } from '../../src/cluster/ports.ts';
+import type { PeerInfo, PeerRefusal, RequestFailure } from '../../src/cluster/ports.ts';
 import { FileFacts } from './cluster-facts.ts';
 
 const CLUSTER = 'c0ffee';
@@ -54,6 +54,7 @@ class TestNode {
   readonly downs: string[] = [];
   readonly steppedBack: string[] = [];
   readonly warnings: object[] = [];
+  readonly refused: PeerRefusal[] = [];
   readonly asked: { from: string; kind: number; body: string }[] = [];
   /** What to do with a request; answers with its body by default. */
   serve = (body: Uint8Array, reply: (answer: Uint8Array) => void): void => reply(body);
@@ -79,6 +80,7 @@ class TestNode {
       onSteppedBack: (reason) => this.steppedBack.push(reason),
       log: { info: () => {}, warn: (fields) => this.warnings.push(fields) },
       tls: null,
+      onRefused: (reason) => this.refused.push(reason),
     });
     server.on('upgrade', (request, socket, head) => {
       assert.equal(request.url, PEER_PATH);

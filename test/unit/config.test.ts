@@ -100,9 +100,6 @@ test('a secret that is set but empty is refused, and a bad one is not repeated i
 
 test('what this version does not have cannot be switched on', () => {
   const switches = {
-    FASTPACA_TLS_CERT: '/cert.pem',
-    FASTPACA_TLS_KEY: '/key.pem',
-    FASTPACA_TLS_CA: '/ca.pem',
     FASTPACA_SHARDS: '4',
   };
   for (const [variable, value] of Object.entries(switches)) {
@@ -129,6 +126,18 @@ test('the archive needs a database and two connections, and only then are its sh
     assert.equal(error.variable, 'DATABASE_URL');
     assert.doesNotMatch(error.message, /hunter2/);
   }
+});
+
+test('TLS needs a certificate and its key; an authority or certificates of clients need both', () => {
+  const pair = { FASTPACA_TLS_CERT: '/cert.pem', FASTPACA_TLS_KEY: '/key.pem' };
+  assert.equal(loadConfig({}).tls, null);
+  assert.deepEqual(loadConfig(pair).tls, { cert: '/cert.pem', key: '/key.pem', ca: null, clientAuth: 'none' });
+  assert.deepEqual(loadConfig({ ...pair, FASTPACA_TLS_CA: '/ca.pem', FASTPACA_TLS_CLIENT_AUTH: 'require' }).tls, { cert: '/cert.pem', key: '/key.pem', ca: '/ca.pem', clientAuth: 'require' });
+  assert.match(refused({ FASTPACA_TLS_CERT: '/cert.pem' }).message, /FASTPACA_TLS_KEY must be set where FASTPACA_TLS_CERT is/);
+  assert.match(refused({ FASTPACA_TLS_KEY: '/key.pem' }).message, /FASTPACA_TLS_CERT must be set where FASTPACA_TLS_KEY is/);
+  assert.match(refused({ FASTPACA_TLS_CA: '/ca.pem' }).message, /FASTPACA_TLS_CERT must be set/);
+  assert.match(refused({ ...pair, FASTPACA_TLS_CLIENT_AUTH: 'require' }).message, /FASTPACA_TLS_CA must be set where FASTPACA_TLS_CLIENT_AUTH is/);
+  assert.equal(refused({ ...pair, FASTPACA_TLS_CLIENT_AUTH: 'request' }).variable, 'FASTPACA_TLS_CLIENT_AUTH');
 });
 
 test('a webhook needs a URL and a key, and neither is repeated in an error', () => {

@@ -59,7 +59,7 @@ describe('snapshot transfer', () => {
     });
     mountSnapshots(app, sender, KEYS);
     address = new URL(await app.listen({ port: 0, host: '127.0.0.1' })).host;
-    receiver = new SnapshotReceiver({ storage: target, address: () => address, headers: () => KEYS.headers(), logger: SILENT });
+    receiver = new SnapshotReceiver({ storage: target, address: () => address, headers: () => KEYS.headers(), tls: null, logger: SILENT });
   });
 
   afterEach(async () => {
