@@ -49,6 +49,8 @@ const HANDOVER_MS = 3000;
 /** Readiness is looked at this often for the log. */
 const READINESS_MS = 500;
 const SCRUB_ROWS_PER_SECOND = 1000;
+/** A node whose last sync took this long should lead nothing (an fsync of a sound disk takes a few milliseconds). */
+const SLOW_DISK_MS = 500;
 /** A clock this far from the median of its peers would stamp messages with a wrong time. */
 const CLOCK_SKEW_MS_MAX = 5000;
 
@@ -370,6 +372,7 @@ export class Node {
       router: this.router,
       topology: () => this.topology,
       isClockTrusted: (name) => this.isClockTrusted(name),
+      isSlow: (name) => this.peerStatuses.isSlow(name),
       logger: this.logger,
     });
     this.timers.push(setInterval(() => this.host.tick(), TICK_MS));
@@ -441,7 +444,7 @@ export class Node {
         });
         return;
       case RequestKind.status:
-        return reply(encodeStatus({ space: this.storage.spaceState, leads: this.host.groups().filter((group) => this.host.isLeader(group)) }));
+        return reply(encodeStatus({ space: this.storage.spaceState, slow: this.isDiskSlow(), leads: this.host.groups().filter((group) => this.host.isLeader(group)) }));
       case RequestKind.topology:
         throw new Error(`request kind ${kind} is not served by this version`);
     }
@@ -471,6 +474,11 @@ export class Node {
     if (this.storage.spaceState !== 'ok') return true;
     const hosts = [...(this.nodesByGroup[group]?.values() ?? [])];
     return hosts.filter((host) => this.peerStatuses.isLow(host)).length > hosts.length / 2;
+  }
+
+  private isDiskSlow(): boolean {
+    const { lastBatchMs, stalledMs } = this.storage.stats();
+    return Math.max(lastBatchMs, stalledMs) > SLOW_DISK_MS;
   }
 
   private async handOver(): Promise<void> {
