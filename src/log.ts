@@ -45,3 +45,15 @@ export function createLogger(options: { level: LogLevel; node: string | null }, 
     },
   };
 }
+
+/** Links and founding say what happened in words; the log wants a fixed `type` too, and its `node` is this one. */
+export function linkLog(logger: Logger, type: 'peer' | 'founding'): { info(fields: object, message: string): void; warn(fields: object, message: string): void } {
+  const told = (fields: object): LogFields => {
+    const { node, ...rest } = { node: undefined, ...fields };
+    return node === undefined ? { type, ...rest } : { type, peer: node, ...rest };
+  };
+  return {
+    info: (fields, message) => logger.info(told(fields), message),
+    warn: (fields, message) => logger.warn(told(fields), message),
+  };
+}

@@ -5,6 +5,7 @@
 import type { FastifyInstance } from 'fastify';
 import { HOST_DEFAULTS, RaftHost } from '../raft/host.ts';
 import type { GroupId, NodeId, ReplicaId } from '../raft/types.ts';
+import { NodeArchive, type ArchiveSetup } from './archive/node-archive.ts';
 import { PeerKeyError, PeerKeys } from './cluster/auth.ts';
 import { Coordinator } from './cluster/coordinator.ts';
 import { describeCluster } from './cluster/describe.ts';
@@ -28,10 +29,11 @@ import { MessageExporter } from './export.ts';
 import { buildApp } from './http/app.ts';
 import { Connections } from './http/connections.ts';
 import { Listing } from './listing/listing.ts';
-import type { LogFields, Logger, NodeLogger } from './log.ts';
+import { linkLog, type Logger, type NodeLogger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
-import { createMetrics, type Metrics, type NodeSample } from './metrics.ts';
+import { createMetrics, type Metrics } from './metrics.ts';
 import type { OtlpTraces } from './otlp.ts';
+import { sampleNode } from './sample.ts';
 import { DamageError } from './storage/checksum.ts';
 import { Storage } from './storage/store.ts';
 import { Store } from './store.ts';
@@ -80,6 +82,7 @@ export class Node {
   private readonly health: Health;
   private readonly streams: StreamServer;
   private readonly webhook: CompactionWebhook | null;
+  private readonly archive: NodeArchive;
   private coordinator: Coordinator | null = null;
   private founding: Founding | null = null;
   private app: FastifyInstance | null = null;
@@ -114,7 +117,8 @@ export class Node {
       // Loaded only where it is wanted.
       const traces = config.otlpEndpoint === null ? null : new (await import('./otlp.ts')).OtlpTraces(config.otlpEndpoint, identity.name);
       const tls = config.tls === null ? null : await NodeTls.open(config.tls, { logger, reachedAt: config.clusterSeeds.length === 0 ? null : addressOf(config) });
-      node = new Node({ config, logger, storage, identity, counter, traces, tls, fatal });
+      const archive = await NodeArchive.load(config.archiver);
+      node = new Node({ config, logger, archive, storage, identity, counter, traces, tls, fatal });
       await node.listen();
       return node;
     } catch (error) {
@@ -124,7 +128,7 @@ export class Node {
     }
   }
 
-  private constructor(parts: { config: Config; logger: Logger; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; tls: NodeTls | null; fatal: (error: Error) => void }) {
+  private constructor(parts: { config: Config; logger: Logger; archive: ArchiveSetup; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; tls: NodeTls | null; fatal: (error: Error) => void }) {
     const { config, logger, storage, identity, counter, traces, tls } = parts;
     this.config = config;
     this.logger = logger;
@@ -163,6 +167,7 @@ export class Node {
     this.machine = new Machine(storage, {
       onEvent: (group, event) => {
         this.streams.hub.changed(event);
+        if (event.type === 'message' && this.host.isLeader(group)) this.archive.noteAppended(1);
         if (event.type !== 'context' || event.turnedDue === undefined || !this.host.isLeader(group)) return;
         this.webhook?.notify(group, { context: event.context, version: event.version, usedTokens: event.usedTokens, tokenBudget: event.turnedDue.tokenBudget });
       },
@@ -211,11 +216,24 @@ export class Node {
       traces,
       now: Date.now,
     });
+    this.archive = new NodeArchive({
+      setup: parts.archive,
+      storage,
+      rowsOf: (context) => this.machine.rowsOf(context),
+      groups: () => this.host.groups().filter((group) => group !== TOPOLOGY_GROUP),
+      leads: (group) => this.host.isLeader(group),
+      propose: (group, command) => this.router.proposeLed(group, command),
+      tailKeep: config.tailKeep,
+      metrics: this.metrics.archive,
+      log: logger,
+      random: Math.random,
+    });
     this.store = new Store({
       machine: this.machine,
       router: this.router,
       network: this.links,
       counter,
+      cold: this.archive.reads,
       metrics: this.metrics,
       limits: { messageBytesMax: config.messageBytesMax, depthMax: config.depthMax },
       timeoutMs: config.requestTimeoutMs,
@@ -227,6 +245,7 @@ export class Node {
       rows: (context) => this.machine.rowsOf(context),
       hosts: (group) => this.router.hosts(group),
       isLed: (group) => (this.host.status(group)?.leader ?? 0) !== 0,
+      archive: this.archive.reads,
       barrier: (group) => this.router.barrier(group),
       hostAddresses: (group) => this.addressesOf(group),
       isAuthRequired: config.apiKeys.length > 0,
@@ -252,7 +271,7 @@ export class Node {
             now: Date.now,
             random: Math.random,
           });
-    this.metrics.sampleFrom(() => this.sample());
+    this.metrics.sampleFrom(() => sampleNode({ host: this.host, sender: this.sender, links: this.links, streams: this.streams, storage, tls }));
   }
 
   /** Takes renewed certificates into use now rather than at the next look; nothing happens without TLS. */
@@ -292,6 +311,7 @@ export class Node {
     await this.links.close();
     this.connections?.destroyAll();
     await serverClosed;
+    await this.archive.close();
     this.host.stop();
     await this.counter.close();
     await this.traces?.close();
@@ -379,6 +399,7 @@ export class Node {
     this.timers.push(setInterval(() => void this.watch(), WATCH_MS));
     if (topology.nodes.length === 1) for (const { group } of this.storage.groups()) this.host.campaign(group);
     this.health.open();
+    this.archive.start(record.clusterId);
   }
 
   /** A replica whose rows are not what was written. It is marked already, or is being marked. */
@@ -536,32 +557,6 @@ export class Node {
   private damaged(): readonly GroupId[] {
     return this.storage.groups().filter((group) => group.damaged !== null).map((group) => group.group);
   }
-
-  private sample(): NodeSample {
-    const groups = this.host.groups();
-    const statuses = groups.map((group) => this.host.status(group));
-    const { stats } = this.host;
-    const storage = this.storage.stats();
-    return {
-      raftGroups: groups.length,
-      raftLeaders: statuses.filter((status) => status?.role === 'leader').length,
-      raftApplyLagEntries: statuses.reduce((sum, status) => sum + (status === undefined ? 0 : status.commit - status.applied), 0),
-      raftTermChangesTotal: stats.termChanges,
-      raftElectionsTotal: stats.elections,
-      raftProposalsTotal: stats.proposals,
-      raftSnapshotsSentTotal: this.sender.sent,
-      raftSnapshotsInstalledTotal: stats.snapshotsInstalled,
-      peersUp: this.links.up().length,
-      peerBytesSentTotal: stats.bytesOut,
-      peerBytesReceivedTotal: stats.bytesIn,
-      certificateExpiresAt: this.tls === null ? 0 : this.tls.certificate.validToDate.getTime() / 1000,
-      streamsOpen: this.streams.open,
-      streamsEvictedTotal: this.streams.evicted,
-      levelZeroFiles: storage.level0Files,
-      storageBytes: storage.sizeBytes,
-      diskFreeBytes: storage.freeBytes,
-    };
-  }
 }
 
 /** host:port at which peers reach the node. */
@@ -582,16 +577,4 @@ async function openStorage(config: Config, hooks: { onError: (error: Error) => v
     const cause = error instanceof Error && error.cause instanceof Error ? ` (${error.cause.message})` : '';
     throw new StartError(`cannot open the data directory ${config.dataDir}: ${error instanceof Error ? error.message : String(error)}${cause}`);
   }
-}
-
-/** Links and founding say what happened in words; the log wants a fixed `type` too, and its `node` is this one. */
-function linkLog(logger: Logger, type: 'peer' | 'founding'): { info(fields: object, message: string): void; warn(fields: object, message: string): void } {
-  const told = (fields: object): LogFields => {
-    const { node, ...rest } = { node: undefined, ...fields };
-    return node === undefined ? { type, ...rest } : { type, peer: node, ...rest };
-  };
-  return {
-    info: (fields, message) => logger.info(told(fields), message),
-    warn: (fields, message) => logger.warn(told(fields), message),
-  };
 }

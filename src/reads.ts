@@ -1,14 +1,16 @@
 /**
  * The read verbs over one replica's rows. Synchronous, on state that is already current for the caller (store.ts made
- * the read linearizable). Owns the paging of messages; windows are windows.ts, what bytes look like is render.ts.
+ * the read linearizable). Owns the paging of messages, over the seam between hot storage and the archive too
+ * (archive/cold.ts); windows are windows.ts, what bytes look like is render.ts.
  */
 import { hash } from 'node:crypto';
+import { ColdMiss, Fetched, ReachingRows, type ColdReads } from './archive/cold.ts';
 import { decodeConfig, encodeConfig } from './contexts/rows.ts';
 import type { ContextConfig, ContextHeader, Rows } from './contexts/types.ts';
 import { needsCompaction } from './contexts/policies.ts';
 import { ApiError } from './errors.ts';
 import type { CompactionsQuery, ExplainQuery, MessagesQuery, WindowQuery } from './http/ports.ts';
-import { messageRow, renderContext, renderMessages } from './render.ts';
+import { messageRow, renderContext, renderMessage } from './render.ts';
 import { compactionsAnswer, explainAnswer, windowAnswer } from './windows.ts';
 
 /** A page stops before its messages pass this many bytes, so that no answer can hold the memory of a node. */
@@ -49,8 +51,36 @@ export interface ReadResult {
   readonly notModified: boolean;
 }
 
-/** Runs a verb. Throws ApiError context_not_found, conflict. */
-export function read(rows: Rows, id: string, verb: ReadVerb): ReadResult {
+/** How `readThrough` goes about the archive. */
+export interface ColdAccess {
+  readonly cold: ColdReads;
+  /** Between two rounds: whether the rows may still be read. */
+  readonly isHere: () => boolean;
+  /** performance.now() at which the archive is given up. */
+  readonly deadline: number;
+}
+
+/**
+ * Runs a verb, with what it needs from the archive; null: the rows may no longer be read here.
+ * Throws what `read` throws, and ApiError archive_unavailable.
+ */
+export async function readThrough(rows: Rows, id: string, verb: ReadVerb, { cold, isHere, deadline }: ColdAccess): Promise<ReadResult | null> {
+  const fetched = new Fetched();
+  for (;;) {
+    try {
+      return read(rows, id, verb, fetched);
+    } catch (error) {
+      if (!(error instanceof ColdMiss)) throw error;
+      const failure = await cold.fetch(id, error.need, fetched, deadline - performance.now());
+      if (!isHere()) return null;
+      // A context that was purged meanwhile is not there, rather than not in reach.
+      if (failure !== null && rows.config(id) !== undefined) throw failure;
+    }
+  }
+}
+
+/** Runs a verb. Throws ApiError context_not_found, conflict; ColdMiss where `fetched` lacks something. */
+export function read(rows: Rows, id: string, verb: ReadVerb, fetched: Fetched): ReadResult {
   const config = rows.config(id);
   const header = rows.header(id);
   if (config === undefined || header === undefined) throw contextNotFound(id);
@@ -60,15 +90,15 @@ export function read(rows: Rows, id: string, verb: ReadVerb): ReadResult {
     case 'settings':
       return plain(encodeSettings(config, header.configRevision));
     case 'tail':
-      return plain(tail(rows, id, header, verb.offset, verb.limit));
+      return plain(tail({ rows, id, header, fetched }, verb.offset, verb.limit));
     case 'messages':
-      return plain(messages(rows, id, header, verb.query));
+      return plain(messages({ rows, id, header, fetched }, verb.query));
     case 'slice':
-      return plain(slice(rows, id, header, verb.query));
+      return plain(slice({ rows, id, header, fetched }, verb.query));
     case 'window':
-      return windowAnswer(rows, id, header, verb.query);
+      return windowAnswer(new ReachingRows(rows, fetched), id, header, verb.query);
     case 'explain':
-      return plain(explainAnswer(rows, id, header, verb.query));
+      return plain(explainAnswer(new ReachingRows(rows, fetched), id, header, verb.query));
     case 'compactions':
       return plain(compactionsAnswer(rows, id, verb.query));
   }
@@ -95,54 +125,91 @@ function plain(body: Buffer): ReadResult {
   return { body, etag: '', notModified: false };
 }
 
-/** Messages [from, to], ascending, stopping before the page's byte bound. That each is there, machine.ts sees to. */
-function range(rows: Rows, id: string, from: number, to: number, bytesMax = PAGE_BYTES_MAX): { seq: number; row: Uint8Array }[] {
-  const page: { seq: number; row: Uint8Array }[] = [];
+/** The log of one context at one moment, in both its tiers. */
+interface Log {
+  readonly rows: Rows;
+  readonly id: string;
+  readonly header: ContextHeader;
+  readonly fetched: Fetched;
+}
+
+/** Messages [from, to] as JSON, ascending, stopping before the page's byte bound. That each is there, machine.ts sees to. Throws ColdMiss. */
+function range({ rows, id, header, fetched }: Log, from: number, to: number, bytesMax = PAGE_BYTES_MAX): Uint8Array[][] {
+  const page: Uint8Array[][] = [];
   let bytes = 0;
   for (let seq = from; seq <= to; seq++) {
-    const row = rows.get('message', id, seq);
-    if (row === undefined) throw new Error(`message ${seq} of context ${JSON.stringify(id)} is missing from storage`);
-    bytes += row.length;
+    const message: Uint8Array[] = [];
+    if (seq <= header.trimmedSeq) {
+      const cold = fetched.message(seq, Math.min(to, header.trimmedSeq), bytesMax - bytes);
+      if (cold === null) break;
+      bytes += cold.body.length;
+      message.push(cold.body);
+    } else {
+      const row = hotRow(rows, id, seq);
+      bytes += row.length;
+      const decoded = messageRow(row);
+      renderMessage(message, seq, decoded, null, decoded.tokens);
+    }
     if (bytes > bytesMax && page.length > 0) break;
-    page.push({ seq, row });
+    page.push(message);
   }
   return page;
 }
 
-function tail(rows: Rows, id: string, header: ContextHeader, offset: number, limit: number): Buffer {
-  const to = header.lastSeq - offset;
+function hotRow(rows: Rows, id: string, seq: number): Uint8Array {
+  const row = rows.get('message', id, seq);
+  if (row === undefined) throw new Error(`message ${seq} of context ${JSON.stringify(id)} is missing from storage`);
+  return row;
+}
+
+function tail(log: Log, offset: number, limit: number): Buffer {
+  const to = log.header.lastSeq - offset;
   const from = Math.max(1, to - limit + 1);
-  const page = range(rows, id, from, to);
+  const page = range(log, from, to);
   // Offsets count messages, so a short page would make the next one skip some: say so instead.
   if (to >= from && page.length < to - from + 1) {
     throw new ApiError('payload_too_large', `${limit} messages from offset ${offset} are more than ${PAGE_BYTES_MAX} bytes. Ask for a smaller limit.`);
   }
-  return Buffer.concat([Buffer.from('{"messages":['), ...renderMessages(page), Buffer.from(']}')]);
+  return Buffer.concat([Buffer.from('{"messages":['), ...joined(page), Buffer.from(']}')]);
 }
 
-function messages(rows: Rows, id: string, header: ContextHeader, query: MessagesQuery): Buffer {
-  const first = query.afterVersion === null ? query.fromSeq : Math.max(query.fromSeq, firstSeqAfter(rows, id, header, query.afterVersion));
+function messages(log: Log, query: MessagesQuery): Buffer {
+  const { header } = log;
+  const first = Math.max(1, query.afterVersion === null ? query.fromSeq : Math.max(query.fromSeq, firstSeqAfter(log, query.afterVersion)));
   const last = Math.min(query.toSeq ?? header.lastSeq, header.lastSeq);
-  const page = range(rows, id, Math.max(1, first), Math.min(last, Math.max(1, first) + query.limit - 1));
-  const next = (page.at(-1)?.seq ?? last) + 1;
+  const page = range(log, first, Math.min(last, first + query.limit - 1));
+  const next = first + page.length;
   return Buffer.concat([
     Buffer.from('{"messages":['),
-    ...renderMessages(page),
+    ...joined(page),
     Buffer.from(`],"version":${header.version},"next_seq":${page.length > 0 && next <= last ? next : 'null'}}`),
   ]);
 }
 
+const COMMA = Buffer.from(',');
+
+/** The inside of a JSON array. */
+function joined(page: readonly (readonly Uint8Array[])[]): Uint8Array[] {
+  const out: Uint8Array[] = [];
+  for (const [i, message] of page.entries()) {
+    if (i > 0) out.push(COMMA);
+    for (const piece of message) out.push(piece);
+  }
+  return out;
+}
+
 /** f64 last seq of the export, f64 seq to go on from (0: this was all), then one message a line. */
-function slice(rows: Rows, id: string, header: ContextHeader, query: SliceQuery): Buffer {
+function slice(log: Log, query: SliceQuery): Buffer {
+  const { header } = log;
   const last = query.lastSeq ?? Math.min(query.toSeq ?? header.lastSeq, header.lastSeq);
   if (last > header.lastSeq) throw new ApiError('raft_unavailable', `This replica has messages up to ${header.lastSeq}, not yet ${last}. Retry.`);
-  const first = Math.max(query.fromSeq, query.afterVersion === null ? 1 : firstSeqAfter(rows, id, header, query.afterVersion));
-  const page = range(rows, id, first, Math.min(last, first + SLICE_MESSAGES_MAX - 1), SLICE_BYTES_MAX);
-  const next = (page.at(-1)?.seq ?? last) + 1;
+  const first = Math.max(query.fromSeq, query.afterVersion === null ? 1 : firstSeqAfter(log, query.afterVersion));
+  const page = range(log, first, Math.min(last, first + SLICE_MESSAGES_MAX - 1), SLICE_BYTES_MAX);
+  const next = first + page.length;
   const head = Buffer.alloc(16);
   head.writeDoubleBE(last);
-  head.writeDoubleBE(next <= last ? next : 0, 8);
-  return Buffer.concat([head, ...page.flatMap((message) => [asLine(Buffer.concat(renderMessages([message]))), LINE_END])]);
+  head.writeDoubleBE(page.length > 0 && next <= last ? next : 0, 8);
+  return Buffer.concat([head, ...page.flatMap((message) => [asLine(Buffer.concat(message)), LINE_END])]);
 }
 
 const LINE_END = Buffer.from('\n');
@@ -160,16 +227,20 @@ export function decodeSlice(body: Buffer): { lastSeq: number; nextSeq: number | 
   return { lastSeq: body.readDoubleBE(0), nextSeq: next === 0 ? null : next, lines: body.subarray(16) };
 }
 
-/** Smallest seq whose message has a version above `version`; versions rise with seqs, so a binary search finds it. */
-function firstSeqAfter(rows: Rows, id: string, header: ContextHeader, version: number): number {
+/** Smallest seq whose message has a version above `version`; versions rise with seqs, so a binary search finds it. Throws ColdMiss. */
+function firstSeqAfter({ rows, id, header, fetched }: Log, version: number): number {
   if (version >= header.version) return header.lastSeq + 1;
-  let low = 1;
+  const hot = header.trimmedSeq + 1;
+  // The newest messages are always hot. What comes before the first of these has a version below it.
+  if (hot > 1 && version < messageRow(hotRow(rows, id, hot)).version - 1) {
+    const seq = fetched.seqAfter(version, header.trimmedSeq);
+    if (seq < hot) return seq;
+  }
+  let low = hot;
   let high = header.lastSeq + 1;
   while (low < high) {
     const middle = Math.floor((low + high) / 2);
-    const row = rows.get('message', id, middle);
-    if (row === undefined) throw new Error(`message ${middle} of context ${JSON.stringify(id)} is missing from storage`);
-    if (messageRow(row).version > version) high = middle;
+    if (messageRow(hotRow(rows, id, middle)).version > version) high = middle;
     else low = middle + 1;
   }
   return low;

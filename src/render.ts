@@ -4,7 +4,7 @@
  */
 import { usedTokens } from './contexts/policies.ts';
 import { decodeMessageRow, rowParts, type MessageRow } from './contexts/rows.ts';
-import type { ContextConfig, ContextHeader } from './contexts/types.ts';
+import type { ContextConfig, ContextHeader, Policy } from './contexts/types.ts';
 
 const COMMA = Buffer.from(',');
 const OPEN = Buffer.from('[');
@@ -57,31 +57,24 @@ function renderParts(out: Uint8Array[], row: MessageRow, kept: readonly number[]
   out.push(CLOSE);
 }
 
-/** A run of stored messages as the inside of a JSON array. */
-export function renderMessages(rows: readonly { readonly seq: number; readonly row: Uint8Array }[]): Uint8Array[] {
-  const out: Uint8Array[] = [];
-  for (const [i, { seq, row }] of rows.entries()) {
-    if (i > 0) out.push(COMMA);
-    const message = messageRow(row);
-    renderMessage(out, seq, message, null, message.tokens);
-  }
-  return out;
-}
-
-/** The context as `GET /v1/contexts/:id` returns it. */
-export function renderContext(id: string, config: ContextConfig, header: ContextHeader, needsCompaction: boolean): Buffer {
-  const { policy } = config;
-  const text = (value: unknown): string => JSON.stringify(value);
-  const policyConfig = {
+/** A policy as JSON text. */
+export function policyText(policy: Policy): string {
+  const config = {
     ...(policy.strategy === 'manual' ? {} : { limit: policy.limit }),
     ...(policy.strategy === 'skip_parts' ? { skip_kinds: policy.skipKinds } : {}),
     ...(policy.strategy === 'manual' ? {} : { target_ratio: policy.targetRatio }),
     pin: policy.pin,
   };
+  return JSON.stringify({ strategy: policy.strategy, config });
+}
+
+/** The context as `GET /v1/contexts/:id` returns it. */
+export function renderContext(id: string, config: ContextConfig, header: ContextHeader, needsCompaction: boolean): Buffer {
+  const text = (value: unknown): string => JSON.stringify(value);
   return Buffer.concat([
     Buffer.from(
       `{"id":${text(id)},"status":"${header.status}","token_budget":${config.tokenBudget},"trigger_ratio":${config.triggerRatio},` +
-        `"policy":${text({ strategy: policy.strategy, config: policyConfig })},"model":${config.model === '' ? 'null' : text(config.model)},"metadata":`,
+        `"policy":${policyText(config.policy)},"model":${config.model === '' ? 'null' : text(config.model)},"metadata":`,
     ),
     config.metadataText,
     Buffer.from(

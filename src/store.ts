@@ -3,6 +3,7 @@
  * through Raft, each read a barrier and a look at local rows; where this node hosts no replica of the context's group,
  * the verb travels to a node that does. Owns the way from a request to a command and from a reply to an answer.
  */
+import type { ColdReads } from './archive/cold.ts';
 import { encodeCommand } from './contexts/commands.ts';
 import type { Command, ContextConfig, NewMessage, Reply } from './contexts/types.ts';
 import { groupOf } from './cluster/placement.ts';
@@ -15,7 +16,7 @@ import { estimate } from './ingest/estimate.ts';
 import { parseAppend, parseCompact, type IngestLimits, type MessageDraft } from './ingest/messages.ts';
 import type { Machine } from './machine.ts';
 import type { Metrics } from './metrics.ts';
-import { bodyDigest, contextNotFound, decodeSettings, isReadVerb, read, type ReadResult, type ReadVerb, type SliceQuery } from './reads.ts';
+import { bodyDigest, contextNotFound, decodeSettings, isReadVerb, readThrough, type ReadResult, type ReadVerb, type SliceQuery } from './reads.ts';
 import { timestamp } from './render.ts';
 import { mergeSettings, patchMetadataText } from './settings.ts';
 import { DamageError } from './storage/checksum.ts';
@@ -32,6 +33,7 @@ export interface StoreOptions {
   readonly router: Router;
   readonly network: PeerNetwork;
   readonly counter: TokenCounter;
+  readonly cold: ColdReads;
   readonly metrics: Metrics;
   readonly limits: IngestLimits;
   readonly timeoutMs: number;
@@ -165,7 +167,7 @@ export class Store implements StoreApi {
       return encodeReadAnswer({ etag, notModified, appliedIndex, error: null }, body);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      return encodeReadAnswer({ etag: '', notModified: false, appliedIndex: null, error: { code: error.code, message: error.message, fields: error.fields } }, Buffer.alloc(0));
+      return encodeReadAnswer({ etag: '', notModified: false, appliedIndex: null, error: { code: error.code, message: error.message, fields: error.fields, ...(error.retryAfterSeconds === null ? {} : { retryAfterSeconds: error.retryAfterSeconds }) } }, Buffer.alloc(0));
     }
   }
 
@@ -175,15 +177,16 @@ export class Store implements StoreApi {
     return (await this.readHere(id, verb, consistency, timeoutMs)) ?? this.readElsewhere(id, verb, consistency, deadline);
   }
 
-  /** From this node's replica; null where there is none, or none that is sound. */
+  /** From this node's replica, and from the archive what that no longer has; null where there is none, or none that is sound. */
   private async readHere(id: string, verb: ReadVerb, consistency: Consistency, waitMs: number): Promise<(ReadResult & { appliedIndex: number | null }) | null> {
-    const { router, machine } = this.options;
+    const { router, machine, cold } = this.options;
     const group = groupOf(id);
+    const deadline = performance.now() + waitMs;
     if (consistency === 'linearizable' && router.hosts(group) && !(await router.barrier(group, waitMs))) return null;
     if (!router.hosts(group)) return null;
-    const appliedIndex = consistency === 'stale' ? this.options.appliedIndex(group) : null;
     try {
-      return { ...read(machine.rowsOf(id), id, verb), appliedIndex };
+      const answer = await readThrough(machine.rowsOf(id), id, verb, { cold, isHere: () => router.hosts(group), deadline });
+      return answer === null ? null : { ...answer, appliedIndex: consistency === 'stale' ? this.options.appliedIndex(group) : null };
     } catch (error) {
       // Found just now, by this very read: the replica is out already, and others hold the same rows.
       if (error instanceof DamageError) return null;
@@ -203,7 +206,7 @@ export class Store implements StoreApi {
       if (answer === null) continue;
       const { head, body } = answer;
       if (head.error === null) return { body, etag: head.etag, notModified: head.notModified, appliedIndex: head.appliedIndex };
-      const error = new ApiError(head.error.code, head.error.message, head.error.fields);
+      const error = new ApiError(head.error.code, head.error.message, head.error.fields, head.error.retryAfterSeconds);
       // A host that is cut off from its leader says nothing about the others.
       if (error.code !== 'raft_unavailable') throw error;
       refusal = error;
@@ -356,7 +359,7 @@ interface ReadHead {
   readonly etag: string;
   readonly notModified: boolean;
   readonly appliedIndex: number | null;
-  readonly error: { readonly code: ErrorCode; readonly message: string; readonly fields: ErrorFields } | null;
+  readonly error: { readonly code: ErrorCode; readonly message: string; readonly fields: ErrorFields; readonly retryAfterSeconds?: number } | null;
 }
 
 function encodeReadAnswer(head: ReadHead, body: Buffer): Uint8Array {

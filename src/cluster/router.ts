@@ -203,6 +203,21 @@ export class Router {
     });
   }
 
+  /**
+   * Commits `command` in a group that this node leads, also while disks are low. Resolves to true once it is applied
+   * here; to false when it was not, or nothing is known of it. Never rejects. For what is proposed again anyway.
+   */
+  proposeLed(group: GroupId, command: Uint8Array): Promise<boolean> {
+    return new Promise((resolve) => {
+      if (this.closed || !this.host.isLeader(group)) return resolve(false);
+      const timer = setTimeout(() => resolve(false), this.options.timeoutMs);
+      this.proposeHere({ group, command, urgency: 'essential', trace: null }, ({ status }) => {
+        clearTimeout(timer);
+        resolve(status === 'applied');
+      });
+    });
+  }
+
   /** Answers RequestKind.propose of another node, in the form of encodeProposal. */
   answerPropose(body: Uint8Array, reply: (answer: Uint8Array) => void): void {
     const send = (outcome: WireOutcome): void => reply(encoder.encode(JSON.stringify(outcome)));

@@ -35,6 +35,12 @@ export function messageFrame(seq: number, row: MessageRow): Frame {
   return { kind: 'message', version: row.version, json: Buffer.concat(pieces) };
 }
 
+/** A message as the archive returns it: its JSON is there already. */
+export function archivedFrame(seq: number, version: number, body: Uint8Array): Frame {
+  const head = Buffer.from(`{"type":"message","version":${version},"seq":${seq},"message":`);
+  return { kind: 'message', version, json: Buffer.concat([head, body, CLOSE_BRACE]) };
+}
+
 export function compactionFrame(version: number, fromSeq: number, toSeq: number): Frame {
   return { kind: 'compaction', version, json: Buffer.from(`{"type":"compaction","version":${version},"range":{"from_seq":${fromSeq},"to_seq":${toSeq}}}`) };
 }

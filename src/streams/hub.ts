@@ -5,14 +5,17 @@
  *
  * Bounds: a connection buffers BUFFERED_BYTES_MAX and one batch. A follower that is beyond that falls back to filling,
  * at the pace of its client; what it waits for is storage's, not memory's. One that owes BEHIND_BYTES_MAX and still has
- * not caught up after BEHIND_MS_MAX is closed with 1013. A context without streams costs one Map lookup a change.
+ * not caught up after BEHIND_MS_MAX is closed with 1013. COLD_AT_ONCE streams read the archive at a time, the others
+ * wait for their turn. A context without streams costs one Map lookup a change.
  */
+import type { ColdReads } from '../archive/cold.ts';
 import { decodeMessageRow } from '../contexts/rows.ts';
 import type { MessageRow } from '../contexts/rows.ts';
 import type { ContextEvent, Rows } from '../contexts/types.ts';
 import { Batch, compactionFrame, contextFrame, messageFrame, purgedFrame, resetFrame, tombstonedFrame } from './frames.ts';
 import type { Frame } from './frames.ts';
 import { LogReplay } from './replay.ts';
+import type { Chunk } from './replay.ts';
 import { BUFFERED_BYTES_MAX, CloseCode } from './sink.ts';
 import type { Sink } from './sink.ts';
 
@@ -26,6 +29,9 @@ const BATCH_BYTES_MAX = 256 * 1024;
 export const BEHIND_BYTES_MAX = 1024 * 1024;
 export const BEHIND_MS_MAX = 2_000;
 const TICK_MS = 1_000;
+/** Requests have the archive's other connections. */
+const COLD_AT_ONCE = 4;
+const COLD_MS_MAX = 10_000;
 /** A replica that has heard of no leader for this long may be the one that is cut off: its streams go elsewhere. */
 const LEADERLESS_MS_MAX = 10_000;
 
@@ -34,6 +40,8 @@ export interface HubSource {
   readonly rows: (context: string) => Rows;
   /** Whether the replica of the group knows a leader. */
   readonly isLed: (group: number) => boolean;
+  /** For what hot storage no longer has. */
+  readonly archive: ColdReads;
   /** A context could not be read; its streams are closed. */
   readonly readFailed: (context: string, error: unknown) => void;
 }
@@ -62,6 +70,8 @@ interface Stream {
   behindSinceMs: number;
   /** Bytes of changes since it fell behind. */
   behindBytes: number;
+  /** What it waits for from the archive. */
+  miss: NonNullable<Chunk['miss']> | null;
 }
 
 interface Topic {
@@ -94,6 +104,9 @@ export class StreamHub {
   private delivering = 0;
   /** Streams that can take a chunk now, in turn. */
   private readonly fills = new Set<Stream>();
+  /** Streams that wait to read the archive, in turn, and how many read it. */
+  private readonly misses = new Set<Stream>();
+  private fetching = 0;
   private ordinal = 0;
   private isScheduled = false;
   private readonly leaderlessSinceMs = new Map<number, number>();
@@ -154,6 +167,7 @@ export class StreamHub {
       wasCurrent: false,
       behindSinceMs: 0,
       behindBytes: 0,
+      miss: null,
     };
     topic.streams.add(stream);
     this.streams.add(stream);
@@ -304,11 +318,11 @@ export class StreamHub {
   }
 
   private fillOnce(stream: Stream): void {
-    if (stream.state !== 'filling') return;
+    if (stream.state !== 'filling' || stream.miss !== null) return;
     const { context } = stream.topic;
     let chunk;
     try {
-      stream.replay ??= new LogReplay(this.source.rows(context), { context, cursor: stream.cursor, withMessages: stream.withMessages });
+      stream.replay ??= new LogReplay(this.source.rows(context), { context, cursor: stream.cursor, withMessages: stream.withMessages, hasArchive: this.source.archive.available });
       chunk = stream.replay.next(CHUNK);
     } catch (error) {
       // A damaged row has taken its replica out by now; the client gets the log from another.
@@ -325,6 +339,39 @@ export class StreamHub {
         return this.end(stream, CloseCode.normal, 'the context has ended');
       case 'gone':
         return this.end(stream, CloseCode.restart, 'the context is not on this node');
+      case 'cold':
+        stream.miss = chunk.miss ?? null;
+        this.misses.add(stream);
+        return this.fetchMisses();
+    }
+  }
+
+  private fetchMisses(): void {
+    for (const stream of this.misses) {
+      if (this.fetching >= COLD_AT_ONCE) return;
+      this.misses.delete(stream);
+      this.fetching++;
+      void this.fetchMiss(stream);
+    }
+  }
+
+  private async fetchMiss(stream: Stream): Promise<void> {
+    const { miss, topic } = stream;
+    const failure = miss === null ? null : await this.source.archive.fetch(topic.context, miss.need, miss.fetched, COLD_MS_MAX);
+    this.fetching--;
+    stream.miss = null;
+    // It may have been purged meanwhile: filling finds that out.
+    if (failure !== null && this.isHere(topic.context)) this.end(stream, CloseCode.later, 'the archive cannot be reached, and what comes next is only there');
+    else if (stream.state === 'filling') this.fill(stream);
+    this.fetchMisses();
+  }
+
+  private isHere(context: string): boolean {
+    try {
+      return this.source.rows(context).config(context) !== undefined;
+    } catch (error) {
+      this.source.readFailed(context, error);
+      return false;
     }
   }
 
@@ -347,6 +394,7 @@ export class StreamHub {
     stream.state = 'ended';
     this.streams.delete(stream);
     this.fills.delete(stream);
+    this.misses.delete(stream);
     topic.streams.delete(stream);
     if (topic.streams.size > 0) return;
     this.topics.delete(topic.context);

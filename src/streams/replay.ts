@@ -1,13 +1,16 @@
 /**
  * A context's log as frames, read from the local replica in chunks: what a stream sends until it has caught up. Every
  * version is exactly one message, one compaction or the tombstone, so a reader knows which versions it has and which
- * are gone. Synchronous: a chunk and the header it was read against are of one moment.
+ * are gone. Synchronous: a chunk and the header it was read against are of one moment. What only the archive has it
+ * asks for (state `cold`), and goes on once that was fetched.
  */
+import { ColdMiss, Fetched, type ColdNeed } from '../archive/cold.ts';
+import type { ColdMessage } from '../archive/rows.ts';
 import { needsCompaction, usedTokens } from '../contexts/policies.ts';
 import { decodeCompaction, decodeMessageRow } from '../contexts/rows.ts';
 import type { MessageRow } from '../contexts/rows.ts';
 import type { ContextHeader, Rows } from '../contexts/types.ts';
-import { compactionFrame, contextFrame, gapFrame, messageFrame, tombstonedFrame } from './frames.ts';
+import { archivedFrame, compactionFrame, contextFrame, gapFrame, messageFrame, tombstonedFrame } from './frames.ts';
 import type { Frame } from './frames.ts';
 
 /** Bounds of one chunk: rows are read without yielding, so together they are well under a millisecond. */
@@ -20,40 +23,60 @@ export interface Chunk {
   readonly frames: readonly Frame[];
   /**
    * `more`: there is more to read. `current`: the frames reach the newest version there is at this moment and end with
-   * the state of the window. `ended`: they end with the tombstone. `gone`: there is no such context here.
+   * the state of the window. `ended`: they end with the tombstone. `gone`: there is no such context here. `cold`: what
+   * comes next must be fetched from the archive first (`miss`).
    */
-  readonly state: 'more' | 'current' | 'ended' | 'gone';
+  readonly state: 'more' | 'current' | 'ended' | 'gone' | 'cold';
+  /** Set with `cold`. */
+  readonly miss?: { readonly need: ColdNeed; readonly fetched: Fetched };
 }
 
 export class LogReplay {
   private readonly rows: Rows;
   private readonly context: string;
   private readonly withMessages: boolean;
+  /** false: what was trimmed cannot be had, and is a gap. */
+  private readonly hasArchive: boolean;
+  /** From the archive; of one fetch, then the next. */
+  private fetched = new Fetched();
   /** Every version up to here has been read. */
   private version: number;
   /** The message that comes next; 0 while not known. */
   private nextSeq = 0;
 
   /** Starts behind `cursor`, which must not be above the context's version. */
-  constructor(rows: Rows, options: { readonly context: string; readonly cursor: number; readonly withMessages: boolean }) {
+  constructor(rows: Rows, options: { readonly context: string; readonly cursor: number; readonly withMessages: boolean; readonly hasArchive: boolean }) {
     this.rows = rows;
     this.context = options.context;
     this.version = options.cursor;
     this.withMessages = options.withMessages;
+    this.hasArchive = options.hasArchive;
   }
 
   next(limits: ChunkLimits): Chunk {
+    const frames: Frame[] = [];
+    try {
+      return { frames, state: this.read(frames, limits) };
+    } catch (error) {
+      if (!(error instanceof ColdMiss)) throw error;
+      // What was fetched before is in frames by now.
+      this.fetched = new Fetched();
+      return { frames, state: 'cold', miss: { need: error.need, fetched: this.fetched } };
+    }
+  }
+
+  /** Appends frames. Throws ColdMiss between two of them. */
+  private read(frames: Frame[], limits: ChunkLimits): Exclude<Chunk['state'], 'cold'> {
     const header = this.rows.header(this.context);
     const config = this.rows.config(this.context);
-    if (header === undefined || config === undefined) return { frames: [], state: 'gone' };
+    if (header === undefined || config === undefined) return 'gone';
     if (this.nextSeq === 0) this.nextSeq = this.version === 0 ? 1 : this.firstSeqAfter(this.version, header);
-    const frames: Frame[] = [];
     let bytes = 0;
     const tombstone = header.status === 'tombstoned' ? header.version : 0;
     const last = tombstone > 0 ? tombstone - 1 : header.version;
     for (let read = 0; this.version < last; read++) {
-      if (read >= limits.rows || bytes >= limits.bytes) return { frames, state: 'more' };
-      const frame = this.frameOf(this.version + 1, header);
+      if (read >= limits.rows || bytes >= limits.bytes) return 'more';
+      const frame = this.frameOf(this.version + 1, header, limits);
       if (frame !== null) {
         bytes += frame.json.length;
         frames.push(frame);
@@ -61,17 +84,23 @@ export class LogReplay {
     }
     if (tombstone > 0) {
       frames.push(tombstonedFrame(tombstone));
-      return { frames, state: 'ended' };
+      return 'ended';
     }
     const { calibration, window } = header;
     frames.push(contextFrame(header.version, needsCompaction(config, window.tokens, calibration), usedTokens(window.tokens, calibration)));
-    return { frames, state: 'current' };
+    return 'current';
   }
 
-  /** Reads one version and moves past it: its frame, or null where it is a message and none are wanted. */
-  private frameOf(version: number, header: ContextHeader): Frame | null {
+  /** Reads one version and moves past it: its frame, or null where it is a message and none are wanted. Throws ColdMiss. */
+  private frameOf(version: number, header: ContextHeader, limits: ChunkLimits): Frame | null {
     const seq = this.nextSeq;
-    const message = seq <= header.lastSeq ? this.message(seq) : null;
+    const cold = this.hasArchive && seq <= header.trimmedSeq ? this.cold(seq, header, limits) : null;
+    if (cold?.version === version) {
+      this.nextSeq++;
+      this.version = version;
+      return this.withMessages ? archivedFrame(seq, version, cold.body) : null;
+    }
+    const message = seq <= header.lastSeq && seq > header.trimmedSeq ? this.message(seq) : null;
     if (message !== null && message.version === version) {
       this.nextSeq++;
       this.version = version;
@@ -86,9 +115,18 @@ export class LogReplay {
     return this.gap(version, header);
   }
 
+  /** Throws ColdMiss. */
+  private cold(seq: number, header: ContextHeader, { rows, bytes }: ChunkLimits): ColdMessage {
+    const to = Math.min(header.trimmedSeq, seq + rows - 1);
+    const message = this.fetched.message(seq, to, bytes);
+    // A page that ended here had its bytes: the next one begins here.
+    if (message === null) throw new ColdMiss({ what: 'messages', from: seq, to, bytesMax: bytes });
+    return message;
+  }
+
   /** What is missing is the oldest part of the log: reading goes on with the oldest message that is there. */
   private gap(expected: number, header: ContextHeader): Frame {
-    let low = this.nextSeq;
+    let low = Math.max(this.nextSeq, header.trimmedSeq + 1);
     let high = header.lastSeq + 1;
     while (low < high) {
       const middle = Math.floor((low + high) / 2);
@@ -110,9 +148,15 @@ export class LogReplay {
     return message;
   }
 
-  /** Smallest seq whose message is above `version`; versions rise with seqs, and one that is missing is an old one. */
+  /** Smallest seq whose message is above `version`; versions rise with seqs, and one that is missing is an old one. Throws ColdMiss. */
   private firstSeqAfter(version: number, header: ContextHeader): number {
-    let low = 1;
+    const hot = header.trimmedSeq + 1;
+    const oldest = this.hasArchive && hot > 1 ? this.message(hot) : null;
+    if (oldest !== null && version < oldest.version - 1) {
+      const seq = this.fetched.seqAfter(version, header.trimmedSeq);
+      if (seq < hot) return seq;
+    }
+    let low = hot;
     let high = header.lastSeq + 1;
     while (low < high) {
       const middle = Math.floor((low + high) / 2);

@@ -11,6 +11,8 @@ export const CloseCode = {
   restart: 1012,
   /** The client reads too slowly. */
   slow: 1013,
+  /** What comes next cannot be had just now. */
+  later: 1013,
 } as const;
 export type CloseCode = (typeof CloseCode)[keyof typeof CloseCode];
 

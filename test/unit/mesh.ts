@@ -9,6 +9,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { HOST_DEFAULTS, RaftHost } from '../../raft/host.ts';
 import type { SnapshotFetcher } from '../../raft/ports.ts';
 import type { GroupId, NodeId } from '../../raft/types.ts';
+import { ColdReads } from '../../src/archive/cold.ts';
 import { Health } from '../../src/cluster/health.ts';
 import { groupOf } from '../../src/cluster/placement.ts';
 import { RequestKind, type PeerNetwork, type RequestFailure } from '../../src/cluster/ports.ts';
@@ -176,6 +177,7 @@ export class MeshNode {
       router: this.router,
       network: this.network,
       counter,
+      cold: new ColdReads(null),
       metrics: createMetrics(),
       limits: { messageBytesMax: 1024 * 1024, depthMax: 64 },
       timeoutMs,

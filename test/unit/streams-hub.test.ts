@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import type { TestContext } from 'node:test';
+import { ColdReads } from '../../src/archive/cold.ts';
 import type { Command, ContextEvent, Rows } from '../../src/contexts/types.ts';
 import { decodePeerFrame } from '../../src/streams/frames.ts';
 import { StreamHub } from '../../src/streams/hub.ts';
@@ -85,7 +86,7 @@ class World {
   seen: Rows = this.rows;
 
   constructor(t: TestContext) {
-    this.hub = new StreamHub({ rows: () => this.seen, isLed: () => true, readFailed: (_context, error) => this.failures.push(error) });
+    this.hub = new StreamHub({ rows: () => this.seen, isLed: () => true, archive: new ColdReads(null), readFailed: (_context, error) => this.failures.push(error) });
     t.after(() => this.hub.close());
     this.run(put({ tokenBudget: 1_000_000 }));
   }
