@@ -5,6 +5,7 @@
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { PEER_REFUSALS } from './cluster/ports.ts';
 import type { PeerRefusal } from './cluster/ports.ts';
+import { ERROR_STATUS } from './errors.ts';
 
 /** Values of the `role` label; every role that is none of these counts as `other`. */
 export const ROLE_LABELS = ['system', 'developer', 'user', 'assistant', 'tool', 'other'] as const;
@@ -146,7 +147,8 @@ function createAppendCounter(registry: Registry): (role: string, source: SourceL
 }
 
 function createStatusCounter(registry: Registry): (status: number) => void {
-  const counts = new Map<number, number>();
+  // From the start at 0: what appears with its first refusal has not increased, and an alert on that would sleep through it.
+  const counts = new Map<number, number>([200, ...Object.values(ERROR_STATUS)].map((status) => [status, 0]));
   new Counter({
     name: 'fastpaca_http_requests_total',
     help: 'Requests answered, by status.',
