@@ -78,7 +78,7 @@ export function renderContext(id: string, config: ContextConfig, header: Context
     ),
     config.metadataText,
     Buffer.from(
-      `,"ttl_seconds":${config.ttlSeconds === 0 ? 'null' : config.ttlSeconds},"version":${header.version},"config_revision":${header.configRevision},"last_seq":${header.lastSeq},"archived_seq":${header.archivedSeq},` +
+      `,"ttl_seconds":${config.ttlSeconds === 0 ? 'null' : config.ttlSeconds},"version":${header.version},"config_revision":${header.configRevision},"last_seq":${header.lastSeq},"archived_seq":${header.archivedSeq},"trimmed_seq":${header.trimmedSeq},` +
         `"used_tokens":${usedTokens(header.window.tokens, header.calibration)},"needs_compaction":${needsCompaction},` +
         `"created_at":"${timestamp(header.createdAt)}","updated_at":"${timestamp(header.updatedAt)}"}`,
     ),

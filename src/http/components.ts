@@ -118,6 +118,7 @@ export const COMPONENTS: readonly (Schema & { readonly $id: string })[] = [
       config_revision: count,
       last_seq: count,
       archived_seq: count,
+      trimmed_seq: count,
       used_tokens: count,
       needs_compaction: flag,
       created_at: instant,
