@@ -4,20 +4,31 @@
  */
 import { writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { isInMemory } from './measure/proc.ts';
 import { parseOptions, USAGE, UsageError } from './options.ts';
 import type { Options } from './options.ts';
-import { loadTable, ratioTable } from './report/markdown.ts';
+import { PROBES } from './probes.ts';
+import type { ProbeFigure } from './probes.ts';
+import { chart } from './report/chart.ts';
+import { section, writePage } from './report/page.ts';
+import { machineName, mergeEntries, readEntries, writeEntries } from './report/results.ts';
+import type { Entry } from './report/results.ts';
+import { ratios, summarise } from './report/summary.ts';
 import { measureSubject } from './runner.ts';
 import type { Measurement, RunOptions } from './runner.ts';
-import { pointsOf } from './scenarios.ts';
-import type { Axes, LoadScenario } from './scenarios.ts';
+import { pointsOf, SCENARIOS } from './scenarios.ts';
+import type { Axes, LoadScenario, ProbeScenario } from './scenarios.ts';
 import { etcd } from './subjects/etcd.ts';
 import { fastpaca, runningCluster } from './subjects/fastpaca.ts';
 import { postgres } from './subjects/postgres.ts';
 import { bare, symmetric } from './subjects/spikes.ts';
 import type { Subject } from './subjects/types.ts';
+
+const DOCS = resolve(import.meta.dirname, '../docs');
+/** The scenario that the chart shows. */
+const CHARTED = 'append';
+const PROBE_NODES = 3;
 
 /** What --quick makes of an axis: small enough that a scenario takes seconds. */
 const QUICK: { readonly [axis in 'clients' | 'contexts' | 'messagesEach' | 'subscribers' | 'rate']: number } = { clients: 16, contexts: 50, messagesEach: 60, subscribers: 20, rate: 200 };
@@ -53,11 +64,9 @@ function quickened(axes: Axes): Axes {
   };
 }
 
-async function measure(scenario: LoadScenario, options: Options): Promise<Measurement[]> {
-  const axes = { ...(options.isQuick ? quickened(scenario.axes) : scenario.axes), ...options.axes };
-  const points = pointsOf(axes);
+async function measureLoad(scenario: LoadScenario, options: Options, run: RunOptions): Promise<Measurement[]> {
+  const points = pointsOf({ ...(options.isQuick ? quickened(scenario.axes) : scenario.axes), ...options.axes });
   const subjects = subjectsOf(scenario, options);
-  const run: RunOptions = { seconds: options.seconds, warmupSeconds: options.warmupSeconds, env: options.env, profileDirectory: options.profileDirectory, say };
   const chosen = { ...scenario, nodes: options.nodes ?? scenario.nodes };
   const measured: Measurement[] = [];
   for (let pass = 1; pass <= options.runs; pass++) {
@@ -67,24 +76,61 @@ async function measure(scenario: LoadScenario, options: Options): Promise<Measur
   return measured;
 }
 
-async function main(options: Options): Promise<void> {
+async function measureProbe({ name }: ProbeScenario, options: Options, run: RunOptions): Promise<ProbeFigure[]> {
+  const figures: ProbeFigure[] = [];
+  const probe = { ...run, nodes: options.nodes ?? PROBE_NODES, messages: options.messages };
+  for (let pass = 1; pass <= options.runs; pass++) figures.push(...(await PROBES[name](pass, probe)));
+  return figures;
+}
+
+async function main(args: readonly string[]): Promise<void> {
+  const options = parseOptions(args);
   if (isInMemory(tmpdir())) say(`warning: ${tmpdir()} is a disk in memory, where syncing is free; set TMPDIR to a folder on a real disk`);
-  const all: Measurement[] = [];
+  const run: RunOptions = { seconds: options.seconds, warmupSeconds: options.warmupSeconds, settleSeconds: options.settleSeconds, env: options.env, profileDirectory: options.profileDirectory, say };
+  const everything: { measurements: Measurement[]; figures: ProbeFigure[] } = { measurements: [], figures: [] };
   for (const scenario of options.scenarios) {
-    if (scenario.kind !== 'load') continue;
-    const measured = await measure(scenario, options);
-    all.push(...measured);
-    process.stdout.write(`\n## ${scenario.title}\n\n${loadTable(measured)}\n`);
-    const compared = ratioTable(measured);
-    if (compared !== '') process.stdout.write(`\n${compared}\n`);
+    const measurements = scenario.kind === 'load' ? await measureLoad(scenario, options, run) : [];
+    const figures = scenario.kind === 'probe' ? await measureProbe(scenario, options, run) : [];
+    const entry: Entry = {
+      name: scenario.name,
+      title: scenario.title,
+      date: new Date().toISOString().slice(0, 10),
+      command: commandOf(scenario.name, args),
+      machine: machineName(),
+      runs: options.runs,
+      seconds: options.seconds,
+      rows: summarise(measurements),
+      ratios: ratios(measurements),
+      figures,
+    };
+    process.stdout.write(`\n${section(entry)}\n`);
+    // After each scenario: a run that is cut short keeps what it has.
+    if (options.writesDocs) keep(entry);
+    everything.measurements.push(...measurements);
+    everything.figures.push(...figures);
+    if (options.out !== null) writeFileSync(options.out, `${JSON.stringify(everything, null, 1)}\n`);
   }
-  if (options.out !== null) writeFileSync(options.out, `${JSON.stringify(all, null, 1)}\n`);
+}
+
+/** What repeats this scenario alone. */
+function commandOf(name: string, args: readonly string[]): string {
+  const rest = args.filter((arg, i) => arg !== '--scenario' && args[i - 1] !== '--scenario' && !arg.startsWith('--scenario=') && arg !== '--write');
+  return ['--scenario', name, ...rest].join(' ');
+}
+
+function keep(entry: Entry): void {
+  const file = (ending: string): string => join(DOCS, `benchmarks.${ending}`);
+  const entries = mergeEntries(readEntries(file('json')), [entry], SCENARIOS.map(({ name }) => name));
+  writeEntries(file('json'), entries);
+  writePage(file('md'), entries);
+  const appends = entries.find(({ name }) => name === CHARTED);
+  if (appends !== undefined) writeFileSync(file('svg'), chart(appends.rows));
 }
 
 try {
   const args = process.argv.slice(2);
   if (args.includes('--help')) process.stdout.write(USAGE);
-  else await main(parseOptions(args));
+  else await main(args);
 } catch (error) {
   if (!(error instanceof UsageError)) throw error;
   process.stderr.write(`${error.message}\n\n${USAGE}`);

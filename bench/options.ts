@@ -11,6 +11,8 @@ export interface Options {
   readonly runs: number;
   readonly seconds: number;
   readonly warmupSeconds: number;
+  /** How long other work on the machine is waited out before a window. */
+  readonly settleSeconds: number;
   readonly axes: Partial<Axes>;
   readonly nodes: number | null;
   /** A cluster that runs already; empty: one is started for each run. */
@@ -33,6 +35,7 @@ export const USAGE = `npm run bench -- [options]
   --against a,b       beside the product, in the same runs: symmetric, bare, etcd, postgres, a path of another checkout, or none
   --runs N            passes over everything, interleaved (3); medians are reported
   --seconds S         of each measuring window (8); --warmup S before it (2)
+  --settle S          wait so long at most for other work on the machine to end, before each window (20)
   --quick             one short pass over small sizes
   --clients 1,64      the same for: --contexts --messages-each --message-bytes --batch --rate --subscribers --route --operation
   --nodes N           nodes of the product, where the scenario says otherwise
@@ -56,6 +59,7 @@ export function parseOptions(args: readonly string[]): Options {
     runs: positive('runs', values.runs ?? (isQuick ? '1' : '3')),
     seconds: positive('seconds', values.seconds ?? (isQuick ? '1' : '8')),
     warmupSeconds: positive('warmup', values.warmup ?? (isQuick ? '0.3' : '2')),
+    settleSeconds: values.settle === undefined ? (isQuick ? 0 : 20) : whole('settle', values.settle),
     axes: {
       ...axis('clients', numbers('clients', values.clients)),
       ...axis('contexts', numbers('contexts', values.contexts)),
@@ -86,7 +90,7 @@ function read(args: readonly string[]) {
     return parseArgs({
       args: [...args],
       options: {
-        scenario: text, against: text, runs: text, seconds: text, warmup: text, clients: text, contexts: text, 'messages-each': text,
+        scenario: text, against: text, runs: text, seconds: text, warmup: text, settle: text, clients: text, contexts: text, 'messages-each': text,
         'message-bytes': text, batch: text, rate: text, subscribers: text, route: text, operation: text, nodes: text, url: text, pids: text,
         env: { type: 'string', multiple: true }, out: text, profile: text, messages: text, quick: flag, write: flag,
       },
@@ -98,6 +102,12 @@ function read(args: readonly string[]) {
 
 function listOf(text: string | undefined): string[] {
   return (text ?? '').split(',').filter((item) => item !== '');
+}
+
+function whole(name: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0) throw new UsageError(`--${name}: ${text} is not a whole number`);
+  return value;
 }
 
 function positive(name: string, text: string): number {
@@ -115,9 +125,7 @@ function axis<K extends keyof Axes>(name: K, list: Axes[K] | undefined): Partial
 
 function numbers(name: string, text: string | undefined): number[] | undefined {
   if (text === undefined) return undefined;
-  const list = listOf(text).map(Number);
-  if (list.length === 0 || list.some((value) => !Number.isInteger(value) || value < 0)) throw new UsageError(`${name}: ${text} is not a list of whole numbers`);
-  return list;
+  return listOf(text).map((item) => whole(name, item));
 }
 
 function words<W extends string>(name: string, text: string | undefined, allowed: readonly W[]): W[] | undefined {

@@ -23,6 +23,7 @@ export interface Measurement {
 export interface RunOptions {
   readonly seconds: number;
   readonly warmupSeconds: number;
+  readonly settleSeconds: number;
   readonly env: Readonly<Record<string, string>>;
   readonly profileDirectory: string | null;
   /** One line; a transient one is overwritten by the next. */
@@ -33,9 +34,8 @@ export interface RunOptions {
 const SETTINGS = '{"token_budget":1000000}';
 /** How many times longer the warm-up of a subject's first load is. */
 const FIRST_WARMUP = 3;
-/** Other work on the machine that is waited out before a window, and for how long. */
+/** Cores that other work on the machine may use when a window begins. */
 const BUSY_CORES_MAX = 0.15;
-const SETTLE_MS = 20_000;
 const SETTLE_POLL_MS = 500;
 
 /** One pass over one scenario with one subject. Empty where the subject is not installed. */
@@ -52,7 +52,7 @@ export async function measureSubject(scenario: LoadScenario, points: readonly Po
       const warmupSeconds = options.warmupSeconds * (measured.length === 0 ? FIRST_WARMUP : 1);
       const job = await jobOf(point, subject, running, directory, { ...options, warmupSeconds });
       if (job === null) continue;
-      await settle();
+      await settle(options.settleSeconds);
       const result = await runLoad(job, (done, total) => options.say(`${title}: ${Math.round(done)} of ${total} s`, true));
       measured.push({ scenario: scenario.name, point, subject: subject.name, run, result });
       options.say(`${title}: ${lineOf(result)}`);
@@ -101,18 +101,19 @@ async function jobOf(point: Point, { speaks }: Subject, running: RunningSubject,
   if (endpoints === null) return null;
   const { clients, rate, subscribers, messageBytes } = point;
   const operation = speaks === 'puts' ? ({ kind: 'put', messageBytes } as const) : operationOf(point);
-  const { pids, metricsUrls } = running;
+  const { metricsUrls } = running;
+  const pids = running.pids();
   return { kind: 'load', endpoints, contexts, operation, clients, rate, subscribers, warmupSeconds, seconds, pids, metricsUrls, directory };
 }
 
 /** Waits until the machine has nothing else to do, for a while at most. */
-async function settle(): Promise<void> {
-  const deadline = performance.now() + SETTLE_MS;
-  for (;;) {
+async function settle(seconds: number): Promise<void> {
+  const deadline = performance.now() + seconds * 1000;
+  while (performance.now() < deadline) {
     const before = sampleMachine('/');
     await new Promise((resolve) => setTimeout(resolve, SETTLE_POLL_MS));
     const after = sampleMachine('/');
-    if (before === null || after === null || performance.now() > deadline) return;
+    if (before === null || after === null) return;
     if ((after.busySeconds - before.busySeconds) / (SETTLE_POLL_MS / 1000) <= BUSY_CORES_MAX) return;
   }
 }

@@ -1,7 +1,7 @@
 /** Tables of a report. */
-import { ratios, summarise } from './summary.ts';
-import type { Range, Row } from './summary.ts';
-import type { Measurement } from '../runner.ts';
+import type { ProbeFigure } from '../probes.ts';
+import { median } from './summary.ts';
+import type { Range, Ratio, Row } from './summary.ts';
 
 const NONE = '–';
 
@@ -27,9 +27,13 @@ interface Column {
 const always = (): boolean => true;
 const known = (head: string, field: (row: Row) => number | null): Column => ({ head, cell: (row) => figure(field(row)), has: (row) => field(row) !== null });
 
-const COLUMNS: readonly Column[] = [
+const NAMES: readonly Column[] = [
   { head: 'load', cell: ({ point }) => point.label, has: always },
   { head: 'subject', cell: ({ subject }) => subject, has: always },
+];
+
+const SPEED: readonly Column[] = [
+  ...NAMES,
   { head: '/s', cell: ({ perSecond }) => figure(perSecond), has: always },
   { head: '±', cell: ({ spread }) => `${Math.round(spread * 100)}%`, has: ({ runs }) => runs > 1 },
   known('frames/s', (row) => row.framesPerSecond),
@@ -41,43 +45,53 @@ const COLUMNS: readonly Column[] = [
   known('p99.9', (row) => row.p999),
   known('max', (row) => row.max),
   known('CPU s per 1,000', (row) => row.cpuPer1000),
-  known('server cores', (row) => row.serverCores),
-  known('generator cores', (row) => row.generatorCores),
-  known('other cores', (row) => row.otherCores),
-  known('flushes each', (row) => row.flushesEach),
-  known('syncs each', (row) => row.syncsEach),
-  known('sync ms', (row) => row.syncMs),
-  known('written per byte', (row) => row.writtenPerByte),
-  known('RSS MiB', (row) => row.residentMiB),
-  known('loop lag p99 ms', (row) => row.loopLagP99Ms),
   { head: 'unanswered', cell: ({ unanswered }) => String(unanswered), has: ({ unanswered }) => unanswered > 0 },
   { head: 'errors', cell: ({ errors }) => String(errors), has: ({ errors }) => errors > 0 },
 ];
 
-/** All rows of one scenario. */
-export function loadTable(measurements: readonly Measurement[]): string {
-  const rows = summarise(measurements).toSorted((a, b) => order(measurements, a) - order(measurements, b));
-  const columns = COLUMNS.filter(({ has }) => rows.some(has));
+const COST: readonly Column[] = [
+  ...NAMES,
+  known('server cores', (row) => row.serverCores),
+  known('generator cores', (row) => row.generatorCores),
+  known('other cores', (row) => row.otherCores),
+  known('disk flushes each', (row) => row.flushesEach),
+  known('synced batches each', (row) => row.syncsEach),
+  known('ms of one', (row) => row.syncMs),
+  known('bytes written per byte', (row) => row.writtenPerByte),
+  known('RSS MiB', (row) => row.residentMiB),
+  known('loop lag p99 ms', (row) => row.loopLagP99Ms),
+];
+
+/** All rows of one scenario; `speed`: what clients see, `cost`: what it takes. */
+export function rowTable(rows: readonly Row[], which: 'speed' | 'cost'): string {
+  const columns = (which === 'speed' ? SPEED : COST).filter(({ has }) => rows.some(has));
   return table(columns.map(({ head }) => head), rows.map((row) => columns.map(({ cell }) => cell(row))));
 }
 
-/** Rows of one point stand together, points in the order of the scenario. */
-function order(measurements: readonly Measurement[], { point }: Row): number {
-  return measurements.findIndex((measurement) => measurement.point.label === point.label);
-}
-
 /** How the product stands against each yardstick; '' where there is none. */
-export function ratioTable(measurements: readonly Measurement[]): string {
-  const rows = ratios(measurements);
-  if (rows.length === 0) return '';
+export function ratioTable(ratios: readonly Ratio[]): string {
+  if (ratios.length === 0) return '';
   return table(
     ['load', 'against', 'throughput', 'CPU per 1,000', 'p50', 'p99'],
-    rows.map(({ label, yardstick, throughput, cpu, p50, p99 }) => [label, yardstick, rangeCell(throughput), rangeCell(cpu), rangeCell(p50), rangeCell(p99)]),
+    ratios.map(({ label, yardstick, throughput, cpu, p50, p99 }) => [label, yardstick, rangeCell(throughput), rangeCell(cpu), rangeCell(p50), rangeCell(p99)]),
+  );
+}
+
+/** Figures of a probe: median, least and greatest over nodes and passes. */
+export function probeTable(figures: readonly ProbeFigure[]): string {
+  const whats = [...new Set(figures.map(({ what }) => what))];
+  return table(
+    ['what', 'unit', 'median', 'least', 'greatest'],
+    whats.map((what) => {
+      const of = figures.filter((one) => one.what === what);
+      const values = of.map(({ value }) => value);
+      return [what, of[0]?.unit ?? '', figure(median(values)), figure(Math.min(...values)), figure(Math.max(...values))];
+    }),
   );
 }
 
 function rangeCell(range: Range | null): string {
   if (range === null) return NONE;
-  const { median, least, greatest } = range;
-  return least === greatest ? `${median.toFixed(2)}×` : `${median.toFixed(2)}× (${least.toFixed(2)}–${greatest.toFixed(2)})`;
+  const { median: middle, least, greatest } = range;
+  return least === greatest ? `${middle.toFixed(2)}×` : `${middle.toFixed(2)}× (${least.toFixed(2)}–${greatest.toFixed(2)})`;
 }

@@ -48,6 +48,7 @@ export function median(values: readonly (number | null)[]): number | null {
   return known.length % 2 === 1 ? upper : ((known[middle - 1] ?? upper) + upper) / 2;
 }
 
+/** By scenario, point and subject; the points in the order in which they were first measured, their subjects together. */
 function groupBy(measurements: readonly Measurement[]): Measurement[][] {
   const groups = new Map<string, Measurement[]>();
   for (const measurement of measurements) {
@@ -56,10 +57,13 @@ function groupBy(measurements: readonly Measurement[]): Measurement[][] {
     if (group === undefined) groups.set(key, [measurement]);
     else group.push(measurement);
   }
-  return [...groups.values()];
+  const points = new Map<string, number>();
+  for (const { point } of measurements) if (!points.has(point.label)) points.set(point.label, points.size);
+  const place = ([first]: readonly Measurement[]): number => points.get(first?.point.label ?? '') ?? 0;
+  return [...groups.values()].toSorted((a, b) => place(a) - place(b));
 }
 
-/** One row for each scenario, point and subject, in the order in which they were first measured. */
+/** One row for each point and subject of a scenario's measurements. */
 export function summarise(measurements: readonly Measurement[]): Row[] {
   return groupBy(measurements).flatMap((group) => {
     const [first] = group;

@@ -65,9 +65,10 @@ async function startEtcd(directory: string): Promise<RunningSubject | null> {
   return {
     version: `etcd ${version}`,
     urls: [leader],
-    pids: processes.pids,
+    pids: () => processes.pids,
     metricsUrls: [],
     endpoints: (_contexts, route) => Promise.resolve(route === 'spread' ? [endpointOf(leader)] : null),
+    restart: null,
     stop: () => processes.stop(),
   };
 }

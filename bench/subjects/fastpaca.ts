@@ -9,6 +9,8 @@ import type { Route, RunningSubject, Subject, SubjectOptions } from './types.ts'
 const HERE = resolve(import.meta.dirname, '../..');
 /** Streams are measured by the thousand. */
 const STREAMS_MAX = '20000';
+/** A node over millions of messages takes its time. */
+const READY_MS = 120_000;
 
 /** Nodes of the checkout at `root`, so that a change can be measured against the state before it, run by run. */
 export function fastpaca(name = 'fastpaca', root = HERE): Subject {
@@ -20,38 +22,53 @@ export function fastpaca(name = 'fastpaca', root = HERE): Subject {
   };
 }
 
-async function startNodes(root: string, { nodes, env, directory, profileDirectory }: SubjectOptions): Promise<RunningSubject> {
-  const processes = new Processes();
+async function startNodes(root: string, options: SubjectOptions): Promise<RunningSubject> {
+  const { nodes } = options;
   const ports = await freePorts(nodes);
-  const seeds = ports.map((port) => `127.0.0.1:${port}`).join(',');
   const urls = ports.map((port) => `http://127.0.0.1:${port}`);
-  const profile = profileDirectory === null ? {} : { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${resolve(profileDirectory)}` };
+  let processes = launch(root, ports, options);
+  const isReady = async (url: string): Promise<boolean> => (await fetch(`${url}/health/ready`)).ok;
+  const ready = (): Promise<void> => processes.until('every node to be ready', async () => (await Promise.all(urls.map(isReady))).every(Boolean), READY_MS);
   try {
-    ports.forEach((port, i) => {
-      const name = `node-${i + 1}`;
-      processes.start(process.execPath, [join(root, 'src/main.ts')], {
-        logFile: join(directory, `${name}.log`),
-        env: {
-          FASTPACA_NODE_NAME: name,
-          FASTPACA_HOST: '127.0.0.1',
-          PORT: String(port),
-          FASTPACA_RAFT_DATA_DIR: join(directory, name),
-          FASTPACA_LOG_LEVEL: 'warn',
-          FASTPACA_STREAM_MAX_CONNECTIONS: STREAMS_MAX,
-          ...(nodes === 1 ? {} : { FASTPACA_CLUSTER_SEED: seeds, FASTPACA_CLUSTER_SIZE: String(nodes), FASTPACA_ADVERTISE: `127.0.0.1:${port}` }),
-          ...profile,
-          ...env,
-        },
-      });
-    });
-    const isReady = async (url: string): Promise<boolean> => (await fetch(`${url}/health/ready`)).ok;
-    await processes.until('every node to be ready', async () => (await Promise.all(urls.map(isReady))).every(Boolean));
+    await ready();
     if (nodes > 1) await processes.until('leaders to be spread', async () => isSpread(await leaderUrls(urls), nodes));
   } catch (error) {
     await processes.stop('SIGKILL');
     throw error;
   }
-  return runningAt(urls, processes.pids, () => processes.stop());
+  const restart = async (signal: NodeJS.Signals): Promise<number> => {
+    await processes.stop(signal);
+    const start = performance.now();
+    processes = launch(root, ports, options);
+    await ready();
+    return performance.now() - start;
+  };
+  return { ...servedAt(urls), pids: () => processes.pids, restart, stop: () => processes.stop() };
+}
+
+/** Starts the processes of all nodes, over whatever data is there. */
+function launch(root: string, ports: readonly number[], { env, directory, profileDirectory }: SubjectOptions): Processes {
+  const processes = new Processes();
+  const seeds = ports.map((port) => `127.0.0.1:${port}`).join(',');
+  const profile = profileDirectory === null ? {} : { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${resolve(profileDirectory)}` };
+  ports.forEach((port, i) => {
+    const name = `node-${i + 1}`;
+    processes.start(process.execPath, [join(root, 'src/main.ts')], {
+      logFile: join(directory, `${name}.log`),
+      env: {
+        FASTPACA_NODE_NAME: name,
+        FASTPACA_HOST: '127.0.0.1',
+        PORT: String(port),
+        FASTPACA_RAFT_DATA_DIR: join(directory, name),
+        FASTPACA_LOG_LEVEL: 'warn',
+        FASTPACA_STREAM_MAX_CONNECTIONS: STREAMS_MAX,
+        ...(ports.length === 1 ? {} : { FASTPACA_CLUSTER_SEED: seeds, FASTPACA_CLUSTER_SIZE: String(ports.length), FASTPACA_ADVERTISE: `127.0.0.1:${port}` }),
+        ...profile,
+        ...env,
+      },
+    });
+  });
+  return processes;
 }
 
 /** A cluster that somebody else started and keeps; `pids` are its processes where they run on this machine. */
@@ -60,18 +77,17 @@ export function runningCluster(urls: readonly string[], pids: readonly number[])
     name: 'fastpaca',
     acknowledges: 'as configured at the given URLs',
     speaks: 'everything',
-    start: () => Promise.resolve(runningAt(urls, pids, () => Promise.resolve())),
+    start: () => Promise.resolve({ ...servedAt(urls), pids: () => pids, restart: null, stop: () => Promise.resolve() }),
   };
 }
 
-function runningAt(urls: readonly string[], pids: readonly number[], stop: () => Promise<void>): RunningSubject {
+/** All of a running subject but its processes. */
+function servedAt(urls: readonly string[]): Omit<RunningSubject, 'pids' | 'restart' | 'stop'> {
   return {
     version: `node ${process.versions.node}`,
     urls,
-    pids,
     metricsUrls: urls,
     endpoints: (contexts, route) => endpointsOf(urls, contexts, route),
-    stop,
   };
 }
 

@@ -84,9 +84,10 @@ async function startPostgres(directory: string): Promise<RunningSubject | null> 
   return {
     version: execFileSync(join(bin, 'postgres'), ['--version'], { encoding: 'utf8' }).trim(),
     urls: [url],
-    pids: processes.pids,
+    pids: () => processes.pids,
     metricsUrls: [],
     endpoints: (_contexts, route) => Promise.resolve(route === 'spread' ? [endpointOf(url)] : null),
+    restart: null,
     // Its fast shutdown.
     stop: () => processes.stop('SIGINT'),
   };

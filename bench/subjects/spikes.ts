@@ -41,9 +41,10 @@ async function startSpike(file: string, directory: string, order: readonly numbe
   return {
     version: `node ${process.versions.node}`,
     urls,
-    pids: processes.pids,
+    pids: () => processes.pids,
     metricsUrls: [],
     endpoints: (_contexts, route) => Promise.resolve(route === 'spread' ? urls.map((url) => endpointOf(url)) : null),
+    restart: null,
     stop: () => processes.stop(),
   };
 }

@@ -18,10 +18,13 @@ export type Route = 'spread' | 'leader' | 'follower';
 export interface RunningSubject {
   readonly version: string;
   readonly urls: readonly string[];
-  readonly pids: readonly number[];
+  /** Its processes as they are now. */
+  pids(): readonly number[];
   readonly metricsUrls: readonly string[];
   /** Endpoints for a set of contexts; null where it cannot route that way. */
   endpoints(contexts: ContextSet, route: Route): Promise<readonly Endpoint[] | null>;
+  /** Stops by `signal` and starts again over the same data; milliseconds until it is ready. null where it cannot. */
+  readonly restart: ((signal: NodeJS.Signals) => Promise<number>) | null;
   stop(): Promise<void>;
 }
 
