@@ -9,32 +9,32 @@ import { NodeArchive, type ArchiveSetup } from './archive/node-archive.ts';
 import { PeerKeyError, PeerKeys } from './cluster/auth.ts';
 import { Coordinator } from './cluster/coordinator.ts';
 import { describeCluster } from './cluster/describe.ts';
+import { Membership } from './cluster/membership.ts';
 import { Founding } from './cluster/founding.ts';
 import { Health } from './cluster/health.ts';
 import { IdentityError, openIdentity, type OpenedIdentity } from './cluster/identity.ts';
 import { PeerLedger } from './cluster/ledger.ts';
-import { encodeStatus, PeerStatuses } from './cluster/peer-status.ts';
+import { encodeStatus, PeerStatuses, type NodeStatus } from './cluster/peer-status.ts';
 import { PEER_PATH, PeerLinks } from './cluster/links.ts';
 import { successorRank } from './cluster/placement.ts';
 import { RequestKind, type FoundingRecord, type PeerTlsSource } from './cluster/ports.ts';
 import { Router } from './cluster/router.ts';
 import { Standing } from './cluster/standing.ts';
 import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snapshots.ts';
-import { encodeTopology } from './cluster/topology-codec.ts';
-import { foundingConf, foundingTopology, replicaOn, type Topology } from './cluster/topology.ts';
+import { isGone, type Topology } from './cluster/topology.ts';
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
 import { drain } from './draining.ts';
 import { MessageExporter } from './export.ts';
 import { buildApp } from './http/app.ts';
 import { Connections } from './http/connections.ts';
+import { NodeErasure } from './erasure/node-erasure.ts';
 import { Listing } from './listing/listing.ts';
 import { linkLog, type Logger, type NodeLogger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import type { OtlpTraces } from './otlp.ts';
 import { sampleNode } from './sample.ts';
-import { DamageError } from './storage/checksum.ts';
 import { Storage } from './storage/store.ts';
 import { Store } from './store.ts';
 import { StreamServer } from './streams/server.ts';
@@ -82,7 +82,9 @@ export class Node {
   private readonly health: Health;
   private readonly streams: StreamServer;
   private readonly webhook: CompactionWebhook | null;
+  private readonly erasure: NodeErasure;
   private readonly archive: NodeArchive;
+  private readonly membership: Membership;
   private coordinator: Coordinator | null = null;
   private founding: Founding | null = null;
   private app: FastifyInstance | null = null;
@@ -146,6 +148,7 @@ export class Node {
       storeId: identity.storeId,
       clusterId,
       knownStore: (name) => this.topology?.nodes.find((known) => known.name === name)?.storeId ?? null,
+      isRetired: (store) => this.topology?.retired.includes(store) ?? false,
     });
     this.links = new PeerLinks({
       self: () => ({ ...identity, clusterId: clusterId(), address: this.address(), wireFormat: WIRE_FORMAT }),
@@ -168,11 +171,12 @@ export class Node {
       onEvent: (group, event) => {
         this.streams.hub.changed(event);
         if (event.type === 'message' && this.host.isLeader(group)) this.archive.noteAppended(1);
+        if (event.type === 'purged') this.erasure.look(group);
         if (event.type !== 'context' || event.turnedDue === undefined || !this.host.isLeader(group)) return;
         this.webhook?.notify(group, { context: event.context, version: event.version, usedTokens: event.usedTokens, tokenBudget: event.turnedDue.tokenBudget });
       },
       onRestored: (group) => this.streams.hub.jumped(group),
-      onTopology: (topology) => this.adopt(topology),
+      onTopology: (topology) => this.membership.follow(topology),
       onDamage: (group, reason) => {
         // A mark that cannot be written stops the node by itself.
         this.storage.markDamaged(group, reason).catch(() => undefined);
@@ -196,6 +200,7 @@ export class Node {
         snapshots: this.receiver,
         directory: {
           node: (group, replica) => this.nodesByGroup[group]?.get(replica),
+          isGone: (group, replica) => this.topology !== null && isGone(this.topology, group, replica),
           successorRank: (group, lost) => successorRank([...(this.nodesByGroup[group]?.values() ?? [])], group, lost, identity.name),
         },
         schedule: setImmediate,
@@ -203,7 +208,9 @@ export class Node {
         onLeader: (group, leader, term, isLeader) => {
           this.router.onLeader(group);
           logger.debug({ type: 'leader', group, leader, term, led: isLeader }, 'a group changed its leader or term');
-          if (isLeader && group !== TOPOLOGY_GROUP) this.webhook?.takeOver(group);
+          if (!isLeader || group === TOPOLOGY_GROUP) return;
+          this.webhook?.takeOver(group);
+          this.erasure.look(group);
         },
       },
     );
@@ -227,6 +234,26 @@ export class Node {
       metrics: this.metrics.archive,
       log: logger,
       random: Math.random,
+    });
+    this.membership = new Membership({
+      identity,
+      storage,
+      host: this.host,
+      network: this.links,
+      router: this.router,
+      statuses: this.peerStatuses,
+      tableRow: TOPOLOGY_ROW,
+      deadAfterMs: config.nodeDeadAfterMs,
+      ownTable: () => this.machine.topology(),
+      record: () => this.founding?.record ?? null,
+      onTable: (topology) => this.adopt(topology),
+      onRemoved: (group) => {
+        this.streams.hub.removed(group);
+        this.machine.forget(group);
+      },
+      onOut: (reason) => this.health.out(reason),
+      logger,
+      fatal: this.fatal,
     });
     this.store = new Store({
       machine: this.machine,
@@ -271,6 +298,8 @@ export class Node {
             now: Date.now,
             random: Math.random,
           });
+    const nodeOf = (group: GroupId, replica: ReplicaId): NodeId | undefined => this.nodesByGroup[group]?.get(replica);
+    this.erasure = new NodeErasure({ self: identity.name, host: this.host, storage, router: this.router, network: this.links, nodeOf, archive: this.archive.reader, logger, now: Date.now });
     this.metrics.sampleFrom(() => sampleNode({ host: this.host, sender: this.sender, links: this.links, streams: this.streams, storage, tls }));
   }
 
@@ -303,7 +332,9 @@ export class Node {
     await streamsClosed;
     await this.founding?.close();
     this.coordinator?.close();
+    await this.membership.close();
     await this.webhook?.close();
+    await this.erasure.close();
     this.health.close();
     for (const timer of this.timers) clearInterval(timer);
     await this.receiver.close();
@@ -331,6 +362,8 @@ export class Node {
       tls: this.peerTls,
       log: linkLog(logger, 'founding'),
       onFounded: (record) => void this.onFounded(record).catch(this.fatal),
+      admit: (request) => this.membership.admit(request),
+      onForgotten: (reason) => this.health.out(reason),
       fatal: this.fatal,
     });
     const app = await buildApp({
@@ -368,22 +401,7 @@ export class Node {
 
   /** The cluster exists and this node belongs to it: make the replicas it hosts, if this is the first time, and run them. */
   private async onFounded(record: FoundingRecord): Promise<void> {
-    if (this.storage.groups().length === 0) {
-      const topology = foundingTopology(record);
-      const hosted = topology.groups.flatMap((placement, group) => {
-        const replica = replicaOn(topology, group, this.identity.name);
-        if (replica === undefined) return [];
-        const rows = group === TOPOLOGY_GROUP ? [{ ...TOPOLOGY_ROW, value: encodeTopology(topology) }] : [];
-        return [{ group, replica, conf: foundingConf(placement), index: 1, term: 1, rows }];
-      });
-      await this.storage.createGroups(hosted);
-    }
-    const topology = this.machine.topology() ?? foundingTopology(record);
-    this.adopt(topology);
-    for (const { group, replica, damaged } of this.storage.groups()) {
-      if (damaged === null) this.addGroup(group, replica);
-      else this.logger.error({ type: 'damage', group, reason: damaged }, `group ${group}: the replica on this node is damaged and stays out: ${damaged}`);
-    }
+    await this.membership.open(record);
     this.coordinator = new Coordinator({
       identity: this.identity,
       address: this.address(),
@@ -397,8 +415,9 @@ export class Node {
     });
     this.timers.push(setInterval(() => this.host.tick(), TICK_MS));
     this.timers.push(setInterval(() => void this.watch(), WATCH_MS));
-    if (topology.nodes.length === 1) for (const { group } of this.storage.groups()) this.host.campaign(group);
+    if (this.topology?.nodes.length === 1) for (const group of this.host.groups()) this.host.campaign(group);
     this.health.open();
+    this.erasure.open();
     this.archive.start(record.clusterId);
   }
 
@@ -415,15 +434,7 @@ export class Node {
     return writes + entriesPersisted + snapshotsInstalled;
   }
 
-  private addGroup(group: GroupId, replica: ReplicaId): void {
-    try {
-      this.host.addGroup(group, replica);
-    } catch (error) {
-      // Found while opening; it is marked and logged by onDamage.
-      if (!(error instanceof DamageError)) throw error;
-    }
-  }
-
+  /** A later table: whom to link with, and where every replica lives. */
   private adopt(topology: Topology): void {
     this.topology = topology;
     this.nodesByGroup = topology.groups.map((placement) => new Map(placement.replicas.map(({ id, node }) => [id, node])));
@@ -464,11 +475,18 @@ export class Node {
           reply(new Uint8Array());
         });
         return;
+      case RequestKind.erase:
+        return reply(this.erasure.answer(body));
       case RequestKind.status:
-        return reply(encodeStatus({ space: this.storage.spaceState, slow: this.isDiskSlow(), leads: this.host.groups().filter((group) => this.host.isLeader(group)) }));
+        return reply(encodeStatus(this.status()));
       case RequestKind.topology:
-        throw new Error(`request kind ${kind} is not served by this version`);
+        return reply(this.membership.answerTable());
     }
+  }
+
+  private status(): NodeStatus {
+    const leads = this.host.groups().filter((group) => this.host.isLeader(group));
+    return { space: this.storage.spaceState, slow: this.isDiskSlow(), leads, ...this.membership.status(), refused: this.links.refusals() };
   }
 
   /** The disk and the clock, once a second. */

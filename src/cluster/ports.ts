@@ -55,6 +55,8 @@ export const RequestKind = {
   status: 4,
   /** A page of the contexts of some groups, for a listing on another node: JSON in, src/listing/wire.ts out. */
   list: 5,
+  /** Whether a replica there has applied, and holds no trace any more, of what is to be erased: src/erasure/wire.ts. */
+  erase: 6,
 } as const;
 export type RequestKind = (typeof RequestKind)[keyof typeof RequestKind];
 
@@ -74,7 +76,7 @@ export const PEER_REFUSALS = [
   // Before the handshake: no key, no certificate of the authority, this node is out or not in a cluster.
   'unauthorized', 'certificate', 'stepped_back', 'not_founded',
   // In the handshake.
-  'other_cluster', 'version', 'stale', 'store_changed', 'rolled_back', 'duplicate', 'unproven', 'failed',
+  'other_cluster', 'version', 'stale', 'store_changed', 'removed', 'rolled_back', 'duplicate', 'unproven', 'failed',
   // At any time: bytes that are no frame or document, and those beyond the bounds.
   'malformed', 'too_large',
 ] as const;
