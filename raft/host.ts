@@ -470,7 +470,8 @@ export class RaftHost {
 
   #fetch(replica: HostedReplica, wanted: { readonly from: ReplicaId; readonly index: number }): void {
     const node = this.#ports.directory.node(replica.group, wanted.from);
-    if (replica.fetching || node === undefined) return;
+    // A new transfer would sweep away what is staged and about to become current; its leader tells it again if need be.
+    if (replica.fetching || replica.installing || node === undefined) return;
     replica.fetching = true;
     this.#ports.snapshots.fetch(replica.group, node, wanted.index, (error, meta) => {
       replica.fetching = false;

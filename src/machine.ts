@@ -221,6 +221,14 @@ export class Machine implements StateMachine {
     this.events.onRestored(group);
   }
 
+  /** The group has no replica here any more, or another one soon: what is known of its rows is forgotten. */
+  forget(group: GroupId): void {
+    this.groupRows.delete(group);
+    this.headers.clear();
+    this.configs.clear();
+    if (group === TOPOLOGY_GROUP) this.topologyTable = null;
+  }
+
   private storedTopology(): Topology | null {
     const row = this.storage.get(TOPOLOGY_GROUP, TOPOLOGY_ROW.table, TOPOLOGY_ROW.context, TOPOLOGY_ROW.key);
     if (row !== undefined) this.topologyTable = decodeTopology(row);

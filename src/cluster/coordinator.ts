@@ -50,6 +50,8 @@ export class Coordinator {
   private readonly upSince = new Map<string, number>();
   /** Term in which this node leads a group, and the round at which that was first seen. */
   private readonly led = new Map<GroupId, { readonly term: number; readonly since: number }>();
+  /** The node that the table wants as leader, and the round at which that was decided; 0: before this node looked. */
+  private readonly assigned = new Map<GroupId, { readonly node: string; readonly since: number }>();
   /** Transfers begun by handOver: in which term of the group, and when. */
   private readonly handedOver = new Map<GroupId, { readonly term: number; readonly atMs: number }>();
   /** One change of ours is on its way; the next round looks again. */
@@ -102,6 +104,10 @@ export class Coordinator {
       if (!network.isUp(name)) this.upSince.set(name, 0);
       else if ((this.upSince.get(name) ?? 0) === 0) this.upSince.set(name, this.rounds);
     }
+    for (const [group, { preferred }] of topology.groups.entries()) {
+      const known = this.assigned.get(group);
+      if (known?.node !== preferred) this.assigned.set(group, { node: preferred, since: known === undefined ? 0 : this.rounds });
+    }
     this.recordCoordinator(topology);
     this.keepAddress(topology, identity);
     this.spreadLeaders(topology, identity.name);
@@ -143,7 +149,7 @@ export class Coordinator {
       const led = known?.term === status.term ? known : { term: status.term, since: this.rounds };
       this.led.set(group, led);
       const preferred = topology.groups[group]?.preferred;
-      if (moved === TRANSFERS_MAX || preferred === undefined || preferred === self || !this.mayReturn(preferred, led.since)) continue;
+      if (moved === TRANSFERS_MAX || preferred === undefined || preferred === self || !this.mayLead(group, preferred, led.since)) continue;
       const replica = replicaOn(topology, group, preferred);
       const progress = status.progress.find((p) => p.replica === replica);
       if (progress === undefined || !progress.active || progress.learner || progress.match < status.commit) continue;
@@ -153,9 +159,11 @@ export class Coordinator {
     }
   }
 
-  /** Whether `preferred` may have back a leadership that is held here since round `ledSince`. */
-  private mayReturn(preferred: string, ledSince: number): boolean {
+  /** Whether `preferred` may have a leadership that is held here since round `ledSince`. */
+  private mayLead(group: GroupId, preferred: string, ledSince: number): boolean {
     if (!this.isSteady(preferred) || !this.options.isClockTrusted(preferred) || this.options.isSlow(preferred)) return false;
+    // Decided since: this is no return.
+    if ((this.assigned.get(group)?.since ?? 0) > ledSince) return true;
     return (this.upSince.get(preferred) ?? 0) >= ledSince || this.rounds - ledSince >= HANDED_OVER_ROUNDS;
   }
 

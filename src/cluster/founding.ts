@@ -5,7 +5,7 @@
  *
  * Why there is never a second cluster with the same nodes: a record commits only with a promise of each of its members,
  * and no member ever promises two records. Where promises conflict founding waits and says for whom. Absence of answers
- * never counts as anything. A node without a promise that meets a founded cluster never founds again in its life.
+ * never counts as anything. A node without a promise that meets a founded cluster never founds in its life: it joins.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
 import type { PeerKeys } from './auth.ts';
@@ -24,16 +24,20 @@ import {
 } from './hello.ts';
 import type { NodeHello, PublicRecord } from './hello.ts';
 import { readFounded, writeFounded } from './identity.ts';
+import { decodeAdmission, decodeJoinRequest, JOIN_PATH, writeTable } from './joining.ts';
+import type { Admission, JoinRequest } from './joining.ts';
 import type { PeerLog } from './links.ts';
 import type { FoundingRecord, NodeFacts, NodeIdentity, PeerTlsSource } from './ports.ts';
 
 const PROMISE_PATH = '/_peer/founding/promise';
 const COMMIT_PATH = '/_peer/founding/commit';
 const PROMISE_FACT = 'founding/promise';
+/** Between two tries to join. */
+const JOIN_MS = 500;
 
 /**
  * `refused`: the cluster knows this name with another data directory, or a founded cluster does not know our key.
- * `joiner`: the cluster that is there was founded without this node.
+ * `joiner`: the cluster that is there was founded without this data directory, which asks to join it.
  */
 export type FoundingState = 'founding' | 'founded' | 'refused' | 'joiner';
 
@@ -50,6 +54,10 @@ export interface FoundingOptions {
   readonly log: PeerLog;
   /** Called once, after the record is synced; during `open` when it was founded before. */
   readonly onFounded: (record: FoundingRecord) => void;
+  /** Decides about a node with an empty disk that wants to join this cluster. */
+  readonly admit: (request: JoinRequest) => Promise<RouteAnswer>;
+  /** This directory was a member once and has forgotten it: it must become a new one before it may take part again. */
+  readonly onForgotten: (reason: string) => void;
   /** A fact could not be written: the process must stop. */
   readonly fatal: (error: Error) => void;
 }
@@ -74,6 +82,9 @@ export class Founding {
   #promise: FoundingRecord | null = null;
   /** Why it can never found; set once. */
   #blocked: string | null = null;
+  /** Why it is not admitted to the cluster that it asked to join; null before the first answer. */
+  #notAdmitted: string | null = null;
+  #askedToJoinAtMs = Number.NEGATIVE_INFINITY;
   /** Members that promised the own proposal; not kept on disk, asking again is harmless. */
   readonly #promisedBy = new Set<string>();
   readonly #pending = new Map<string, string>();
@@ -148,6 +159,7 @@ export class Founding {
   missing(): readonly string[] {
     if (this.#state === 'founded') return [];
     if (this.#blocked !== null) return [this.#blocked];
+    if (this.#state === 'joiner') return [this.#notAdmitted ?? 'asking to join the cluster that is there'];
     const reasons = this.#promise === null ? this.#obstacles() : this.#promiseReasons(this.#promise);
     const lines = [...reasons, ...this.discovery.unanswered()];
     return lines.length > 0 ? lines : ['everyone is here; waiting for the lowest name to propose the cluster'];
@@ -162,6 +174,10 @@ export class Founding {
       }),
       this.#route(PROMISE_PATH, (body) => this.#promiseAsked(decodeFoundingRecord(objectAt(body, 'body')['record']))),
       this.#route(COMMIT_PATH, (body) => this.#commitTold(textAt(objectAt(body, 'body'), 'digest'))),
+      this.#route(JOIN_PATH, async (body) => {
+        const request = decodeJoinRequest(body);
+        return this.#record === null ? refused('this node belongs to no cluster yet') : this.#options.admit(request);
+      }),
     ];
   }
 
@@ -221,7 +237,13 @@ export class Founding {
 
   async #step(): Promise<void> {
     const founded = this.discovery.seen().filter((hello) => hello.founded !== null);
-    for (const hello of founded) if (hello.founded !== null) await this.#meetFounded(hello.name, hello.founded);
+    const clusters = new Map(founded.map((hello) => [hello.founded?.clusterId, hello.name]));
+    if (clusters.size > 1) {
+      this.#notAdmitted = `nodes of ${clusters.size} clusters answer: ${[...clusters].map(([cluster, name]) => `'${name}' of ${cluster}`).join(', ')}`;
+      if (this.#state === 'founding' && this.#promise === null) this.#state = 'joiner';
+      return;
+    }
+    for (const hello of founded) if (hello.founded !== null && this.#record === null) await this.#meetFounded(hello, hello.founded);
     if (this.#record !== null) return;
     const stranger = this.discovery.strangers()[0];
     if (stranger !== undefined) this.#block('refused', stranger);
@@ -355,20 +377,52 @@ export class Founding {
     return { status: 200, body: { committed: digest } };
   }
 
-  async #meetFounded(from: string, founded: PublicRecord): Promise<void> {
+  async #meetFounded(hello: NodeHello, founded: PublicRecord): Promise<void> {
     const { identity } = this.#options;
-    if (this.#promise !== null && recordDigest(this.#promise) === founded.digest) return this.#commit(this.#promise);
-    const member = founded.members.find((candidate) => candidate.name === identity.name);
-    if (member === undefined) {
-      return this.#block('joiner', `node '${from}' belongs to cluster ${founded.clusterId}, which was founded without '${identity.name}'; joining a founded cluster is not available yet`);
+    if (this.#promise !== null) {
+      if (recordDigest(this.#promise) === founded.digest) return this.#commit(this.#promise);
+      // Its promise may yet commit: it cannot belong to both.
+      return this.#block('refused', `node '${hello.name}' belongs to cluster ${founded.clusterId}, but this node has promised ${describe(this.#promise)}`);
     }
-    if (member.storeId !== identity.storeId) return this.#block('refused', otherDirectory(identity, founded));
-    this.#block('refused', `node '${identity.name}' is a member of cluster ${founded.clusterId}, but its data directory has forgotten that it promised to be: it was rolled back`);
+    if (founded.members.some((member) => member.storeId === identity.storeId)) {
+      const reason = `node '${identity.name}' is a member of cluster ${founded.clusterId}, but its data directory has forgotten that it promised to be: it was rolled back`;
+      if (this.#blocked === null) this.#options.onForgotten(reason);
+      return this.#block('refused', reason);
+    }
+    await this.#askToJoin(hello, founded);
   }
 
-  #commit(record: FoundingRecord): Promise<void> {
+  /** A node that the cluster does not know, or that comes with an empty disk under a name that it knows. */
+  async #askToJoin(hello: NodeHello, founded: PublicRecord): Promise<void> {
+    const { identity, address } = this.#options;
+    if (performance.now() - this.#askedToJoinAtMs < JOIN_MS) return;
+    this.#askedToJoinAtMs = performance.now();
+    this.#state = 'joiner';
+    try {
+      const answer = await this.discovery.call(hello.address, JOIN_PATH, { name: identity.name, storeId: identity.storeId, address });
+      if (this.#closed) return;
+      if (answer.status === 200) {
+        const admission = decodeAdmission(answer.body);
+        if (recordDigest(admission.record) !== founded.digest) throw new Error('it sent the record of another cluster');
+        return await this.#commit(admission.record, admission);
+      }
+      this.#sayNotAdmitted(`node '${hello.name}' does not admit this node: ${String(objectAt(answer.body, 'answer')['message'] ?? `HTTP ${answer.status}`)}`);
+    } catch (error) {
+      this.#sayNotAdmitted(`asking node '${hello.name}' to join failed: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+
+  #sayNotAdmitted(reason: string): void {
+    if (this.#notAdmitted === reason) return;
+    this.#notAdmitted = reason;
+    this.#options.log.warn({ reason }, 'not admitted to the cluster yet');
+  }
+
+  #commit(record: FoundingRecord, admission: Admission | null = null): Promise<void> {
     return this.#serialised(async () => {
       if (this.#record !== null || this.#closed) return;
+      // First, for a joined directory without a table would not know what it may be.
+      if (admission !== null) await writeTable(this.#options.facts, admission.table);
       await writeFounded(this.#options.facts, record);
       this.#becomeFounded(record);
     });

@@ -92,7 +92,7 @@ export class Health {
     if (this.pending === null || this.latched) return;
     for (const group of this.pending) {
       // Damage may take a replica out meanwhile: it is no longer hosted, and the node goes on without it.
-      if (!this.options.router.hosts(group)) this.pending.delete(group);
+      if (this.options.host.status(group) === undefined) this.pending.delete(group);
       else this.prove(group);
     }
     this.latchIfDone();

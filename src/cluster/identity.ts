@@ -10,7 +10,7 @@ import { DocumentError, countAt, decodeFoundingRecord, decodeLineage, encodeDocu
 import type { LinkHello, Open, Sighting } from './hello.ts';
 import type { FoundingRecord, NodeFacts, NodeIdentity } from './ports.ts';
 
-const IDENTITY_FACT = 'identity';
+export const IDENTITY_FACT = 'identity';
 const BEATS_FACT = 'identity/beats';
 const FOUNDED_FACT = 'founding/record';
 /**
@@ -39,12 +39,7 @@ export interface OpenedIdentity extends NodeIdentity {
  */
 export async function openIdentity(facts: NodeFacts, configuredName: string | null): Promise<OpenedIdentity> {
   const stored = readIdentity(facts);
-  if (stored !== null && configuredName !== null && configuredName !== stored.name) {
-    throw new IdentityError(
-      `FASTPACA_NODE_NAME is '${configuredName}' but this data directory belongs to node '${stored.name}'; ` +
-        'give the node its own data directory, or its own name back',
-    );
-  }
+  checkName(stored, configuredName);
   const nonce = randomBytes(8).toString('hex');
   const next = {
     name: stored?.name ?? configuredName ?? `node-${randomBytes(4).toString('hex')}`,
@@ -57,6 +52,19 @@ export async function openIdentity(facts: NodeFacts, configuredName: string | nu
   return { ...next, clusterId: readFounded(facts)?.clusterId ?? '' };
 }
 
+/** Throws IdentityError where openIdentity would; `facts` need hold no more than IDENTITY_FACT. */
+export function checkStoredName(facts: Pick<NodeFacts, 'get'>, configuredName: string | null): void {
+  checkName(readIdentity(facts), configuredName);
+}
+
+function checkName(stored: StoredIdentity | null, configuredName: string | null): void {
+  if (stored === null || configuredName === null || configuredName === stored.name) return;
+  throw new IdentityError(
+    `FASTPACA_NODE_NAME is '${configuredName}' but this data directory belongs to node '${stored.name}'; ` +
+      'give the node its own data directory, or its own name back',
+  );
+}
+
 interface StoredIdentity {
   readonly name: string;
   readonly storeId: string;
@@ -65,7 +73,7 @@ interface StoredIdentity {
 }
 
 /** The identity as the open before this one left it: its last beat is in the lineage. */
-function readIdentity(facts: NodeFacts): StoredIdentity | null {
+function readIdentity(facts: Pick<NodeFacts, 'get'>): StoredIdentity | null {
   const bytes = facts.get(IDENTITY_FACT);
   if (bytes === undefined) return null;
   try {
@@ -87,7 +95,7 @@ function readIdentity(facts: NodeFacts): StoredIdentity | null {
   }
 }
 
-function readBeat(facts: NodeFacts): Open | null {
+function readBeat(facts: Pick<NodeFacts, 'get'>): Open | null {
   const bytes = facts.get(BEATS_FACT);
   if (bytes === undefined) return null;
   const fields = objectAt(parseDocument(bytes, BEATS_FACT), BEATS_FACT);
@@ -111,10 +119,10 @@ export function writeFounded(facts: NodeFacts, record: FoundingRecord): Promise<
 }
 
 /**
- * Why a peer was not admitted. `rolled_back`, `duplicate` and `store_changed` speak against its data directory for
- * good; `unproven` only says that this node was away for too many of its opens.
+ * Why a peer was not admitted. `rolled_back`, `duplicate`, `store_changed` and `removed` speak against its data
+ * directory for good; `unproven` only says that this node was away for too many of its opens.
  */
-export const REFUSAL_CODES = ['rolled_back', 'duplicate', 'store_changed', 'unproven', 'other_cluster', 'version', 'not_founded', 'stale', 'failed'] as const;
+export const REFUSAL_CODES = ['rolled_back', 'duplicate', 'store_changed', 'unproven', 'other_cluster', 'version', 'removed', 'not_founded', 'stale', 'failed'] as const;
 export type RefusalCode = (typeof REFUSAL_CODES)[number];
 
 export interface Refusal {

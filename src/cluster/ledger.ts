@@ -25,6 +25,8 @@ export interface LedgerContext {
   readonly clusterId: () => string;
   /** The store that the cluster's membership records under a name, or null when the name is not in it. */
   readonly knownStore: (name: string) => string | null;
+  /** True of a store that was a member once and was replaced or removed. */
+  readonly isRetired: (storeId: string) => boolean;
 }
 
 /** What is remembered of one directory. */
@@ -91,9 +93,9 @@ export class PeerLedger {
     if (this.#savedRevision !== this.#revision) this.#save().catch(() => undefined);
   }
 
-  /** Why a peer that was admitted is not to be trusted after all, from what others have told since; null if nothing. */
+  /** Why a peer that was admitted is not to be trusted after all, from what others and the table have told since; null if nothing. */
   doubt(peer: LinkHello): Refusal | null {
-    return this.#judgeMemories(peer);
+    return this.#judgeMembership(peer) ?? this.#judgeMemories(peer);
   }
 
   /** The latest this node knows of each directory from that directory's node itself. */
@@ -133,6 +135,10 @@ export class PeerLedger {
     if (peer.clusterId !== own) {
       return { code: 'other_cluster', reason: `node '${peer.name}' belongs to cluster ${peer.clusterId}, not to ${own}` };
     }
+    return this.#judgeMembership(peer) ?? this.#judgeMemories(peer);
+  }
+
+  #judgeMembership(peer: LinkHello): Refusal | null {
     const known = this.#context.knownStore(peer.name);
     if (known !== null && known !== peer.storeId) {
       return {
@@ -140,7 +146,8 @@ export class PeerLedger {
         reason: `node '${peer.name}' is a member with data directory ${known}; it came with another one (${peer.storeId})`,
       };
     }
-    return this.#judgeMemories(peer);
+    if (!this.#context.isRetired(peer.storeId)) return null;
+    return { code: 'removed', reason: `data directory ${peer.storeId} of node '${peer.name}' was removed from the cluster; the node may come back with an empty one` };
   }
 
   #judgeMemories(peer: LinkHello): Refusal | null {

@@ -154,6 +154,8 @@ export class PeerLinks implements PeerNetwork {
   setPeers(peers: ReadonlyMap<string, string>): void {
     if (this.#closed) return;
     const self = this.#options.self().name;
+    // Whose store is a member no more is told so before its link ends for want of a target.
+    this.#endDoubted();
     for (const name of [...this.#targets.keys()]) if (!peers.has(name)) this.#forget(name);
     for (const [name, address] of peers) {
       if (name === self) continue;
@@ -491,7 +493,7 @@ function steppedBackReason({ by, reason }: SteppedBack): string {
 
 /** True when a peer's refusal means that this directory is not the member any more; the others may pass by themselves. */
 function speaksAgainstDisk({ code }: Refusal): boolean {
-  return code === 'rolled_back' || code === 'duplicate' || code === 'store_changed';
+  return code === 'rolled_back' || code === 'duplicate' || code === 'store_changed' || code === 'removed';
 }
 
 function isSameOpen(a: LinkHello | null, b: LinkHello): boolean {

@@ -1,9 +1,9 @@
 /**
- * What the nodes tell each other once a second, beside Raft: how their disks are and which groups they lead. Owns the
- * last answer of each peer; a leader needs the disks of its followers (DESIGN: marks), the cluster page the leaders of
- * groups that have no replica here.
+ * What the nodes tell each other once a second, beside Raft: how their disks are, which groups they lead, whom they
+ * hear, which of their replicas are out. Owns the last answer of each peer; a leader needs the disks of its followers
+ * (DESIGN: marks), the cluster page the leaders of groups that have no replica here, the coordinator all the rest.
  */
-import type { GroupId, NodeId } from '../../raft/types.ts';
+import type { GroupId, NodeId, ReplicaId } from '../../raft/types.ts';
 import { RequestKind, type PeerNetwork } from './ports.ts';
 
 export interface NodeStatus {
@@ -11,6 +11,23 @@ export interface NodeStatus {
   /** Its syncs take so long that it should lead nothing. */
   readonly slow: boolean;
   readonly leads: readonly GroupId[];
+  /** Nodes with a live link to it. */
+  readonly up: readonly NodeId[];
+  /** Its replicas that cannot serve and are to be replaced. */
+  readonly damaged: readonly DamagedStatus[];
+  /** Nodes that it refuses or that refuse it. */
+  readonly refused: readonly RefusedStatus[];
+}
+
+export interface DamagedStatus {
+  readonly group: GroupId;
+  readonly replica: ReplicaId;
+  readonly reason: string;
+}
+
+export interface RefusedStatus {
+  readonly node: NodeId;
+  readonly reason: string;
 }
 
 const NOTHING = new Uint8Array();
@@ -28,10 +45,35 @@ function decodeStatus(bytes: Uint8Array): NodeStatus | null {
     if (typeof value !== 'object' || value === null || !('space' in value) || !('leads' in value)) return null;
     const { space, leads } = value;
     if ((space !== 'ok' && space !== 'soft' && space !== 'hard') || !Array.isArray(leads)) return null;
-    return { space, slow: 'slow' in value && value.slow === true, leads: leads.filter((group): group is number => Number.isSafeInteger(group)) };
+    const { slow, up, damaged, refused }: Partial<Record<string, unknown>> = { ...value };
+    return {
+      space,
+      slow: slow === true,
+      leads: leads.filter((group): group is number => Number.isSafeInteger(group)),
+      // A node of an earlier version does not say.
+      up: entriesOf(up).filter((name) => typeof name === 'string'),
+      damaged: entriesOf(damaged).filter(isDamaged),
+      refused: entriesOf(refused).filter(isRefused),
+    };
   } catch {
     return null;
   }
+}
+
+function entriesOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function isDamaged(value: unknown): value is DamagedStatus {
+  if (typeof value !== 'object' || value === null) return false;
+  const { group, replica, reason }: Partial<Record<string, unknown>> = { ...value };
+  return Number.isSafeInteger(group) && Number.isSafeInteger(replica) && typeof reason === 'string';
+}
+
+function isRefused(value: unknown): value is RefusedStatus {
+  if (typeof value !== 'object' || value === null) return false;
+  const { node, reason }: Partial<Record<string, unknown>> = { ...value };
+  return typeof node === 'string' && typeof reason === 'string';
 }
 
 export class PeerStatuses {
@@ -55,7 +97,12 @@ export class PeerStatuses {
   /** The node leads nothing any more as far as this one can tell; what its disk was like stays known. */
   lost(node: NodeId): void {
     const status = this.known.get(node);
-    if (status !== undefined) this.known.set(node, { ...status, leads: [] });
+    if (status !== undefined) this.known.set(node, { ...status, leads: [], up: [], refused: [] });
+  }
+
+  /** What linked peers said last, by node. */
+  linked(): ReadonlyMap<NodeId, NodeStatus> {
+    return new Map([...this.known].filter(([node]) => this.network.isUp(node)));
   }
 
   /** True while the node's disk is below a mark. */

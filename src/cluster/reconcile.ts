@@ -3,8 +3,8 @@
  * of both. Order: newcomers learn; when they have caught up, one joint change makes them voters and takes the leavers
  * out; then the table is told. Interrupted anywhere, the next leader goes on from what it finds.
  *
- * Why no quorum is lost on the way: voters are taken out only in the same change that leaves at least as many (three at
- * least), with the new ones caught up and a majority of the whole answering.
+ * Why no quorum is lost on the way: voters are taken out only by a change that leaves three at least, with the new ones
+ * caught up and a majority of the whole answering.
  */
 import { ConfChangeType } from '../../raft/types.ts';
 import type { ConfChange, RaftStatus, ReplicaId } from '../../raft/types.ts';
@@ -65,7 +65,8 @@ function changeVoters(status: RaftStatus, staying: readonly PlacedReplica[]): St
   const promoted = wanted.filter((id) => !conf.voters.includes(id));
   const dropped = conf.voters.filter((id) => !wanted.includes(id));
   if (promoted.length + dropped.length === 0) return null;
-  if (wanted.length < Math.min(REPLICATION_FACTOR, conf.voters.length)) return { type: 'wait', reason: `only ${wanted.length} voters would stay` };
+  // Below three there is the way of a group of one from node to node, over two; the table sees to the rest.
+  if (wanted.length < (conf.voters.length >= REPLICATION_FACTOR ? REPLICATION_FACTOR : 1)) return { type: 'wait', reason: `only ${wanted.length} voters would stay` };
   const answering = wanted.filter((id) => isAnswering(status, id)).length;
   if (answering <= wanted.length >> 1) return { type: 'wait', reason: `only ${answering} of the ${wanted.length} voters to be answer` };
   const leaving = dropped.includes(self) ? dropped.filter((id) => id !== self) : dropped;

@@ -81,8 +81,7 @@ export class Router {
 
   /** True if this node has a replica of the group that votes and serves. */
   hosts(group: GroupId): boolean {
-    // The first half is cheap and true almost always.
-    return this.host.leader(group) !== 0 || this.host.status(group) !== undefined;
+    return this.host.serves(group);
   }
 
   /** The other nodes with a replica of the group, those with a live link first, and of these the likely leader. */
@@ -275,7 +274,9 @@ export class Router {
 
   private othersWith(group: GroupId): NodeId[] {
     const replicas = this.options.topology()?.groups[group]?.replicas ?? [];
-    return replicas.map((replica) => replica.node).filter((node) => node !== this.options.self);
+    // A newcomer may have nothing yet: it is asked last.
+    const inOrder = [...replicas].sort((a, b) => Number(a.phase === 'changing') - Number(b.phase === 'changing'));
+    return [...new Set(inOrder.map((replica) => replica.node))].filter((node) => node !== this.options.self);
   }
 
   private wait(group: GroupId, attempt: () => void): void {

@@ -24,6 +24,11 @@ export const SESSIONS_MAX = 8;
 /** Transfers to this node at once; further groups stand in line, each at most once. */
 export const FETCHES_MAX = 4;
 const CHUNK_BYTES = 512 * 1024;
+/** What a node sends in all, whoever asks: moving groups must not take the disk and the network from its clients. */
+const SEND_BYTES_PER_SECOND = 64 * 1024 * 1024;
+/** How long a sender waits for its own disk to reach the position that is asked for; a write is due within a tick. */
+const REACH_MS = 1000;
+const REACH_STEP_MS = 10;
 /** A chunk ends with the row that passes its size; no row comes near this. */
 const CHUNK_BYTES_MAX = 64 * 1024 * 1024;
 /** A transfer that gets no chunk for this long is given up: by now another node may lead, and be told so. */
@@ -48,6 +53,8 @@ export class SnapshotSender {
   private readonly sessions = new Map<string, { group: GroupId; snapshot: StateSnapshot; usedAt: number }>();
   private readonly sweeper: ReturnType<typeof setInterval>;
   private readonly now: () => number;
+  /** When what was sent so far is paid for at SEND_BYTES_PER_SECOND. */
+  private paidAt = 0;
   /** Transfers begun, for metrics. */
   sent = 0;
 
@@ -64,11 +71,13 @@ export class SnapshotSender {
   }
 
   /**
-   * One chunk. Without `session` a new one is opened (header x-session names it). Headers: x-next (cursor of the next
+   * One chunk. Without `session` a new one is opened (header x-session names it), once the state here reaches `index`
+   * or has had time to. Headers: x-next (cursor of the next
    * chunk, absent at the end), x-meta (JSON SnapshotMeta). 404: no such group here; 409: its replica is damaged; 410:
    * the session is gone, start over; 429: too many.
    */
-  async answer(group: GroupId, session: string, cursor: string): Promise<SnapshotAnswer> {
+  async answer(group: GroupId, session: string, cursor: string, index = 0): Promise<SnapshotAnswer> {
+    if (session === '') await this.reach(group, index);
     const id = session === '' ? this.begin(group) : session;
     if (typeof id === 'number') return refusal(id);
     const open = this.sessions.get(id);
@@ -76,6 +85,7 @@ export class SnapshotSender {
     open.usedAt = this.now();
     try {
       const { chunk, next } = await open.snapshot.read(cursor, CHUNK_BYTES);
+      await this.pace(chunk.length);
       open.usedAt = this.now();
       const headers: Record<string, string> = { 'x-session': id, 'x-meta': JSON.stringify(open.snapshot.meta) };
       if (next !== null) headers['x-next'] = next;
@@ -114,6 +124,20 @@ export class SnapshotSender {
     return session;
   }
 
+  /** The state is durable a tick after it is applied; a snapshot of now would lack what the receiver joined for. */
+  private async reach(group: GroupId, index: number): Promise<void> {
+    const hosted = (): boolean => this.storage.groups().some((info) => info.group === group && info.damaged === null);
+    for (let waited = 0; waited < REACH_MS && hosted() && this.storage.durableApplied(group) < index; waited += REACH_STEP_MS) await delay(REACH_STEP_MS);
+  }
+
+  /** Resolves when the bytes may leave. */
+  private async pace(bytes: number): Promise<void> {
+    const now = this.now();
+    const waitMs = this.paidAt - now;
+    this.paidAt = Math.max(now, this.paidAt) + (bytes * 1000) / SEND_BYTES_PER_SECOND;
+    if (waitMs > 1) await delay(waitMs);
+  }
+
   private sweep(): void {
     for (const [session, { usedAt }] of this.sessions) if (this.now() - usedAt > SESSION_IDLE_MS) void this.end(session);
   }
@@ -127,8 +151,8 @@ function refusal(status: number): SnapshotAnswer {
 export function mountSnapshots(app: FastifyInstance, sender: SnapshotSender, keys: PeerKeys): void {
   app.get<{ Querystring: Record<string, string | undefined> }>('/_peer/snapshot', { schema: { hide: true } }, async (request, reply) => {
     if (!keys.accepts(request.headers.authorization)) return reply.code(401).send();
-    const { group, session = '', cursor = '' } = request.query;
-    const answer = await sender.answer(Number(group), session, cursor);
+    const { group, session = '', cursor = '', index = '0' } = request.query;
+    const answer = await sender.answer(Number(group), session, cursor, Number(index));
     return reply.code(answer.status).headers(answer.headers).header('content-type', 'application/octet-stream').send(answer.body);
   });
   app.delete<{ Querystring: Record<string, string | undefined> }>('/_peer/snapshot', { schema: { hide: true } }, async (request, reply) => {
@@ -156,6 +180,14 @@ interface Chunk {
   readonly meta: SnapshotMeta;
 }
 
+interface Wanted {
+  readonly group: GroupId;
+  readonly session: string;
+  readonly cursor: string;
+  /** The least position that is of use. */
+  readonly index: number;
+}
+
 /** The receiving side; implements Raft's SnapshotFetcher. */
 export class SnapshotReceiver implements SnapshotFetcher {
   private readonly options: FetcherOptions;
@@ -175,7 +207,7 @@ export class SnapshotReceiver implements SnapshotFetcher {
   }
 
   fetch(group: GroupId, from: NodeId, index: number, done: (error: Error | null, meta: SnapshotMeta | null) => void): void {
-    if (this.groups.has(group)) return;
+    if (this.groups.has(group)) return done(new Error(`group ${group} is being fetched`), null);
     if (this.abort.signal.aborted) return done(new Error('the node is closing'), null);
     this.groups.add(group);
     // A refusal would cost the group an election timeout or two until its leader tells it again; a node that comes back
@@ -233,7 +265,7 @@ export class SnapshotReceiver implements SnapshotFetcher {
     try {
       let cursor = '';
       for (;;) {
-        const chunk = await this.chunk(from, group, session, cursor);
+        const chunk = await this.chunk(from, { group, session, cursor, index });
         session = chunk.session;
         if (chunk.meta.index < index) throw new Error(`snapshot of group ${group} ends at ${chunk.meta.index}, before ${index}`);
         await staged.write(chunk.body);
@@ -264,12 +296,12 @@ export class SnapshotReceiver implements SnapshotFetcher {
   }
 
   /** One chunk, tried again over transient failures; the sender's lease decides whether the session survived. */
-  private async chunk(from: NodeId, group: GroupId, session: string, cursor: string): Promise<Chunk> {
+  private async chunk(from: NodeId, wanted: Wanted): Promise<Chunk> {
     const { signal } = this.abort;
     const deadline = performance.now() + NO_PROGRESS_MS;
     for (let attempt = 1; ; attempt++) {
       try {
-        return await this.chunkOnce(from, group, session, cursor);
+        return await this.chunkOnce(from, wanted);
       } catch (error) {
         const waitMs = Math.min(RETRY_MS * attempt, RETRY_MS_MAX);
         if (error instanceof HopelessTransfer || signal.aborted || performance.now() + waitMs > deadline) throw error;
@@ -278,8 +310,8 @@ export class SnapshotReceiver implements SnapshotFetcher {
     }
   }
 
-  private async chunkOnce(from: NodeId, group: GroupId, session: string, cursor: string): Promise<Chunk> {
-    const url = this.url(from, { group: String(group), session, cursor });
+  private async chunkOnce(from: NodeId, { group, session, cursor, index }: Wanted): Promise<Chunk> {
+    const url = this.url(from, { group: String(group), session, cursor, index: String(index) });
     if (url === null) throw new HopelessTransfer(`no address known for node ${from}`);
     const signal = AbortSignal.any([this.abort.signal, AbortSignal.timeout(NO_PROGRESS_MS)]);
     const { statusCode, headers, body } = await request(url, { dispatcher: this.agent, headers: this.options.headers(), signal });

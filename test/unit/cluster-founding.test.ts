@@ -70,6 +70,8 @@ class Member {
       keys: new PeerKeys({ clusterSecrets: this.secrets, apiKeys: [] }),
       tls: null,
       log: { info: () => {}, warn: () => {} },
+      admit: async () => ({ status: 503, body: {} }),
+      onForgotten: () => undefined,
       onFounded: (record) => this.records.push(record),
       fatal: (error) => {
         if (!(error instanceof Crash)) console.error(error);

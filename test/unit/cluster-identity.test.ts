@@ -57,7 +57,7 @@ function sighting(name: string, generation: number, open: string): Sighting {
 }
 
 function ledgerOn(facts: FileFacts): PeerLedger {
-  return PeerLedger.open({ facts, storeId: 'own', clusterId: () => 'c', knownStore: () => null });
+  return PeerLedger.open({ facts, storeId: 'own', clusterId: () => 'c', knownStore: () => null, isRetired: () => false });
 }
 
 test('a peer is admitted only once its open is durable, and a restarted ledger remembers it', async () => {

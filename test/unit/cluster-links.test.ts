@@ -66,7 +66,7 @@ class TestNode {
     this.links = new PeerLinks({
       self: () => ({ ...identity, clusterId: CLUSTER, address: this.address, wireFormat: 1 }),
       standing: (this.standing = Standing.open({ facts, identity, promises: () => this.promises })),
-      ledger: (this.ledger = PeerLedger.open({ facts, storeId: identity.storeId, clusterId: () => CLUSTER, knownStore: (name) => options.stores?.get(name) ?? null })),
+      ledger: (this.ledger = PeerLedger.open({ facts, storeId: identity.storeId, clusterId: () => CLUSTER, knownStore: (name) => options.stores?.get(name) ?? null, isRetired: () => false })),
       keys: new PeerKeys({ clusterSecrets: [options.secret ?? 'secret'], apiKeys: [] }),
       events: {
         onFrame: (from, frame) => this.frames.push({ from, frame: Buffer.from(frame) }),
