@@ -96,11 +96,16 @@ function stuckLine(topology: Topology, node: NodeId, count: number): string {
 
 function wishesOf(view: View, group: GroupId, placement: Placement, wishes: Wish[], stuck: Map<NodeId, number>): void {
   const { observed, weights, eligible } = view;
+  // Never founded: a group that this cluster does not run.
+  if (placement.nextReplica === 1) return;
   const staying = placement.replicas.filter(({ phase }) => phase !== 'leaving');
   const isEligible = (node: NodeId): boolean => eligible.includes(node);
   const hosts = new Set(staying.map(({ node }) => node));
   const order = weights.order(eligible, group);
-  const free = order.filter((node) => !hosts.has(node) && observed.up.has(node));
+  const left = new Set(placement.replicas.filter((replica) => replica.phase === 'leaving' && replica.lost !== true).map(({ node }) => node));
+  const able = order.filter((node) => !hosts.has(node) && observed.up.has(node));
+  // One that is on its way out is kept only where nobody else could be had.
+  const free = [...able.filter((node) => !left.has(node)), ...able.filter((node) => left.has(node))];
   const isBusy = placement.replicas.some(({ phase }) => phase !== 'settled');
   // One change at a time, but one that cannot end gives way to another.
   const open = staying.filter(({ phase }) => !isBusy || phase === 'changing');
@@ -115,7 +120,7 @@ function wishesOf(view: View, group: GroupId, placement: Placement, wishes: Wish
     if (free.length === 0) stuck.set(NOBODY, (stuck.get(NOBODY) ?? 0) + 1);
     return;
   }
-  const lost = open.find(({ node }) => !isEligible(node));
+  const lost = open.find(({ node, phase }) => (phase === 'changing' ? observed.dead.has(node) : !isEligible(node)));
   if (lost !== undefined) {
     const add = free[0];
     if (add === undefined) stuck.set(lost.node, (stuck.get(lost.node) ?? 0) + 1);

@@ -38,11 +38,16 @@ export function nextStep(status: RaftStatus, placement: Placement): Step {
   const leaver = conf.learners.find((id) => !stays.has(id));
   if (leaver !== undefined) return single(ConfChangeType.remove, leaver);
   const behind = staying.filter(({ id, voter }) => voter && conf.learners.includes(id) && !isCaughtUp(status, id));
-  if (behind.length > 0) return { type: 'wait', reason: `replica ${behind.map(({ id }) => id).join(', ')} is catching up` };
-  const step = changeVoters(status, staying);
+  // Until all have caught up, nobody who still has its rows goes; what is lost is replaced meanwhile.
+  const kept = behind.length === 0 ? [] : placement.replicas.filter((replica) => replica.phase === 'leaving' && replica.lost !== true && conf.voters.includes(replica.id));
+  const step = changeVoters(status, [...staying.filter((replica) => !behind.includes(replica)), ...kept]) ?? catchingUp(behind);
   if (step !== null && step.type !== 'wait') return step;
   // What is reached is told even while the rest waits: the wait may be for what follows from it.
   return reached(status, placement) ?? step ?? { type: 'none' };
+}
+
+function catchingUp(behind: readonly PlacedReplica[]): Step | null {
+  return behind.length === 0 ? null : { type: 'wait', reason: `replica ${behind.map(({ id }) => id).join(', ')} is catching up` };
 }
 
 function single(type: ConfChangeType, replica: ReplicaId): Step {

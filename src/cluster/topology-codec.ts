@@ -12,7 +12,7 @@ const decoder = new TextDecoder();
 export function encodeTopology(topology: Topology): Uint8Array {
   const groups = topology.groups.map((placement) => ({
     ...placement,
-    replicas: placement.replicas.map(({ id, node, voter, phase }) => (phase === 'settled' ? { id, node, voter } : { id, node, voter, phase })),
+    replicas: placement.replicas.map((replica) => (replica.phase === 'settled' ? { id: replica.id, node: replica.node, voter: replica.voter } : replica)),
   }));
   return encoder.encode(JSON.stringify({ ...topology, groups }));
 }

@@ -27,8 +27,7 @@ export interface TopologyNode {
 
 /**
  * `changing`: new, or in another role than before; its group's membership does not show it yet. `leaving`: to be taken
- * out of its group. A life goes one way, changing and settled as often as need be, then leaving, then never again: so
- * that whoever acts on an older table can at worst do what is done already.
+ * out of its group, where it counts until then: its node keeps its rows, so that it can also be kept after all.
  */
 export type ReplicaPhase = 'changing' | 'settled' | 'leaving';
 
@@ -37,6 +36,8 @@ export interface PlacedReplica {
   readonly node: NodeId;
   readonly voter: boolean;
   readonly phase: ReplicaPhase;
+  /** Leaving because its rows are gone or damaged: nothing is left of it, and its node may have a new one at once. */
+  readonly lost?: true;
 }
 
 export interface Placement {
@@ -63,7 +64,10 @@ export interface Topology {
   readonly formats: { readonly disk: number; readonly wire: number; readonly command: number };
 }
 
-/** One step of one group: a replica of it to go, a node to get a new one, or both. */
+/**
+ * One step of one group: a replica of it to go, a node to get a new one, or both. A node that still has the rows of a
+ * leaving one keeps that one instead of a new one; the one that goes from the node that gets is lost.
+ */
 export interface Move {
   readonly group: GroupId;
   readonly remove: ReplicaId | null;
@@ -228,7 +232,7 @@ function withNew(placement: Placement, node: NodeId, voter: boolean): Placement 
 function withoutReplicasOf(groups: readonly Placement[], name: NodeId): Placement[] {
   return groups.map((placement) => {
     if (!placement.replicas.some(({ node, phase }) => node === name && phase !== 'leaving')) return placement;
-    return { ...placement, replicas: placement.replicas.map((replica) => (replica.node === name ? { ...replica, phase: 'leaving' } : replica)) };
+    return { ...placement, replicas: placement.replicas.map((replica) => (replica.node === name ? { ...replica, phase: 'leaving', lost: true } : replica)) };
   });
 }
 
@@ -296,12 +300,15 @@ function placed(topology: Topology, command: PlaceCommand): Topology | TopologyR
 function moved(placement: Placement, { group, remove, add }: Move, states: ReadonlyMap<NodeId, NodeState>): Placement | null {
   const leaver = remove === null ? undefined : placement.replicas.find(({ id, phase }) => id === remove && phase !== 'leaving');
   if (remove !== null && leaver === undefined) return null;
-  const replicas = placement.replicas.map((replica): PlacedReplica => (replica === leaver ? { ...replica, phase: 'leaving' } : replica));
+  const gone = leaver?.node === add ? { phase: 'leaving', lost: true } as const : { phase: 'leaving' } as const;
+  const replicas = placement.replicas.map((replica): PlacedReplica => (replica === leaver ? { ...replica, ...gone } : replica));
   if (add === null) return { ...placement, replicas };
   const isTable = group === TOPOLOGY_GROUP;
   const state = states.get(add);
   if (isTable ? state === undefined || state === 'removed' : state !== 'active') return null;
   if (replicas.some(({ node, phase }) => node === add && phase !== 'leaving')) return null;
+  const kept = replicas.find((replica) => replica.node === add && replica.lost !== true);
+  if (kept !== undefined) return { ...placement, replicas: replicas.map((replica) => (replica === kept ? { ...replica, phase: 'changing' } : replica)) };
   return withNew({ ...placement, replicas }, add, !isTable || (leaver?.voter ?? false));
 }
 
