@@ -13,6 +13,7 @@ import { Membership } from './cluster/membership.ts';
 import { Founding } from './cluster/founding.ts';
 import { Health } from './cluster/health.ts';
 import { IdentityError, openIdentity, type OpenedIdentity } from './cluster/identity.ts';
+import { ownAddress } from './cluster/own-address.ts';
 import { PeerLedger } from './cluster/ledger.ts';
 import { encodeStatus, PeerStatuses, type NodeStatus } from './cluster/peer-status.ts';
 import { PEER_PATH, PeerLinks } from './cluster/links.ts';
@@ -61,6 +62,8 @@ export class StartError extends Error {}
 
 export class Node {
   private readonly config: Config;
+  /** host:port at which peers reach this node. */
+  private readonly address: string;
   private readonly logger: Logger;
   private readonly fatal: (error: Error) => void;
   private readonly storage: Storage;
@@ -106,6 +109,7 @@ export class Node {
    */
   static async start(config: Config, logger: NodeLogger, fatal: (error: Error) => void): Promise<Node> {
     let node: Node | null = null;
+    const address = await ownAddress(config);
     const storage = await openStorage(config, {
       onError: fatal,
       // Nothing is damaged before there is a node: what opening finds, it marks itself.
@@ -118,9 +122,9 @@ export class Node {
       const counter = await TokenCounter.open({ defaultModel: config.tokenModel });
       // Loaded only where it is wanted.
       const traces = config.otlpEndpoint === null ? null : new (await import('./otlp.ts')).OtlpTraces(config.otlpEndpoint, identity.name);
-      const tls = config.tls === null ? null : await NodeTls.open(config.tls, { logger, reachedAt: config.clusterSeeds.length === 0 ? null : addressOf(config) });
+      const tls = config.tls === null ? null : await NodeTls.open(config.tls, { logger, reachedAt: config.clusterSeeds.length === 0 ? null : address });
       const archive = await NodeArchive.load(config.archiver);
-      node = new Node({ config, logger, archive, storage, identity, counter, traces, tls, fatal });
+      node = new Node({ config, address, logger, archive, storage, identity, counter, traces, tls, fatal });
       await node.listen();
       return node;
     } catch (error) {
@@ -130,9 +134,10 @@ export class Node {
     }
   }
 
-  private constructor(parts: { config: Config; logger: Logger; archive: ArchiveSetup; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; tls: NodeTls | null; fatal: (error: Error) => void }) {
+  private constructor(parts: { config: Config; address: string; logger: Logger; archive: ArchiveSetup; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; tls: NodeTls | null; fatal: (error: Error) => void }) {
     const { config, logger, storage, identity, counter, traces, tls } = parts;
     this.config = config;
+    this.address = parts.address;
     this.logger = logger;
     this.fatal = parts.fatal;
     this.storage = storage;
@@ -151,7 +156,7 @@ export class Node {
       isRetired: (store) => this.topology?.retired.includes(store) ?? false,
     });
     this.links = new PeerLinks({
-      self: () => ({ ...identity, clusterId: clusterId(), address: this.address(), wireFormat: WIRE_FORMAT }),
+      self: () => ({ ...identity, clusterId: clusterId(), address: this.address, wireFormat: WIRE_FORMAT }),
       standing: Standing.open({ facts: storage.facts, identity, promises: () => this.promises() }),
       ledger,
       keys: this.keys,
@@ -355,7 +360,7 @@ export class Node {
     this.founding = new Founding({
       facts: this.storage.facts,
       identity,
-      address: this.address(),
+      address: this.address,
       clusterSize: config.clusterSize,
       seeds: config.clusterSeeds,
       keys: this.keys,
@@ -393,7 +398,7 @@ export class Node {
     } catch (error) {
       throw new StartError(`cannot listen on ${config.host}:${config.port}: ${error instanceof Error ? error.message : String(error)} (FASTPACA_HOST, PORT)`);
     }
-    logger.info({ type: 'listening', host: config.host, port: config.port, advertise: this.address(), generation: identity.generation }, 'listening');
+    logger.info({ type: 'listening', host: config.host, port: config.port, advertise: this.address, generation: identity.generation }, 'listening');
     this.timers.push(setInterval(() => this.sayReadiness(), READINESS_MS));
     this.links.open();
     await this.founding.open();
@@ -404,7 +409,7 @@ export class Node {
     await this.membership.open(record);
     this.coordinator = new Coordinator({
       identity: this.identity,
-      address: this.address(),
+      address: this.address,
       host: this.host,
       network: this.links,
       router: this.router,
@@ -568,18 +573,9 @@ export class Node {
     return inTurn.flatMap((name) => this.topology?.nodes.find((known) => known.name === name)?.address ?? []);
   }
 
-  private address(): string {
-    return addressOf(this.config);
-  }
-
   private damaged(): readonly GroupId[] {
     return this.storage.groups().filter((group) => group.damaged !== null).map((group) => group.group);
   }
-}
-
-/** host:port at which peers reach the node. */
-function addressOf(config: Config): string {
-  return config.advertise ?? `${config.host === '0.0.0.0' ? '127.0.0.1' : config.host}:${config.port}`;
 }
 
 async function openStorage(config: Config, hooks: { onError: (error: Error) => void; onDamage: (group: GroupId, reason: string) => void; onSynced: (ms: number) => void }): Promise<Storage> {
