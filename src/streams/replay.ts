@@ -10,7 +10,7 @@ import { needsCompaction, usedTokens } from '../contexts/policies.ts';
 import { decodeCompaction, decodeMessageRow } from '../contexts/rows.ts';
 import type { MessageRow } from '../contexts/rows.ts';
 import type { ContextHeader, Rows } from '../contexts/types.ts';
-import { archivedFrame, compactionFrame, contextFrame, gapFrame, messageFrame, tombstonedFrame } from './frames.ts';
+import { archivedFrame, compactionFrame, contextFrame, gapFrame, messageFrame, purgedFrame, tombstonedFrame } from './frames.ts';
 import type { Frame } from './frames.ts';
 
 /** Bounds of one chunk: rows are read without yielding, so together they are well under a millisecond. */
@@ -23,8 +23,8 @@ export interface Chunk {
   readonly frames: readonly Frame[];
   /**
    * `more`: there is more to read. `current`: the frames reach the newest version there is at this moment and end with
-   * the state of the window. `ended`: they end with the tombstone. `gone`: there is no such context here. `cold`: what
-   * comes next must be fetched from the archive first (`miss`).
+   * the state of the window. `ended`: they end with the tombstone or the purge. `gone`: there is no such context here.
+   * `cold`: what comes next must be fetched from the archive first (`miss`).
    */
   readonly state: 'more' | 'current' | 'ended' | 'gone' | 'cold';
   /** Set with `cold`. */
@@ -69,6 +69,11 @@ export class LogReplay {
   private read(frames: Frame[], limits: ChunkLimits): Exclude<Chunk['state'], 'cold'> {
     const header = this.rows.header(this.context);
     const config = this.rows.config(this.context);
+    if (header?.status === 'purged') {
+      // What there was before is gone with it.
+      frames.push(purgedFrame(header.version));
+      return 'ended';
+    }
     if (header === undefined || config === undefined) return 'gone';
     if (this.nextSeq === 0) this.nextSeq = this.version === 0 ? 1 : this.firstSeqAfter(this.version, header);
     let bytes = 0;

@@ -248,7 +248,7 @@ export class StreamServer {
       if (this.options.hosts(group)) throw error;
       return null;
     }
-    if (header === undefined) throw contextNotFound(context);
+    if (header === undefined || header.status === 'purged') throw contextNotFound(context);
     return header;
   }
 

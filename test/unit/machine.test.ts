@@ -160,6 +160,59 @@ describe('state machine', () => {
     assert.deepEqual(second.damage, []);
   });
 
+  it('what was trimmed is missed by nobody, what the window holds and what comes behind is', async () => {
+    mesh = await Mesh.start(1, { groups: [GROUP] });
+    const node = mesh.node('node-1');
+    await node.store.put('c', { policy: { strategy: 'last_n', limit: 3, skipKinds: [], targetRatio: 0.5, pin: true } });
+    await node.store.append('c', Buffer.from('{"message":{"role":"system","parts":[]}}'), null);
+    for (let i = 2; i <= 12; i++) await node.store.append('c', message(`m${i}`), null);
+    const reply = await node.router.propose(GROUP, encodeCommand({ type: 'ack_archived', context: 'c', acks: [{ context: 'c', upto: 8, version: 12, configRevision: 0 }], tailKeep: 2 }), 'essential');
+    assert.deepEqual(reply, { ok: true, type: 'ack_archived' });
+    const rows = node.machine.rowsOf('c');
+    const header = rows.header('c');
+    assert.deepEqual([header?.archivedSeq, header?.trimmedSeq, header?.window.pinned], [8, 8, [1]]);
+    for (let seq = 2; seq <= 8; seq++) assert.equal(rows.get('message', 'c', seq), undefined);
+    for (const seq of [1, 9, 12]) assert.ok(rows.get('message', 'c', seq) !== undefined);
+    assert.deepEqual(node.damage, []);
+    node.storage.put(GROUP, { table: 'message', context: 'c', key: 1, value: null });
+    assert.throws(() => rows.get('message', 'c', 1), DamageError);
+  });
+
+  it('an archived message above the trimmed part that is gone is damage', async () => {
+    mesh = await Mesh.start(1, { groups: [GROUP] });
+    const node = mesh.node('node-1');
+    await fill(node);
+    await node.router.propose(GROUP, encodeCommand({ type: 'ack_archived', context: 'c', acks: [{ context: 'c', upto: 5, version: 5, configRevision: 0 }], tailKeep: 100 }), 'essential');
+    node.storage.put(GROUP, { table: 'message', context: 'c', key: 2, value: null });
+    assert.throws(() => node.machine.rowsOf('c').get('message', 'c', 2), DamageError);
+  });
+
+  it('marks of a context of another group are refused, whatever is cached', async () => {
+    mesh = await Mesh.start(1, { groups: [GROUP] });
+    const node = mesh.node('node-1');
+    await fill(node, 1);
+    const foreign = Array.from({ length: 50 }, (_, i) => `other-${i}`).find((id) => groupOf(id) !== GROUP) ?? assert.fail();
+    const acks = ['c', foreign].map((context) => ({ context, upto: 1, version: 1, configRevision: 0 }));
+    const reply = await node.router.propose(GROUP, encodeCommand({ type: 'ack_archived', context: 'c', acks, tailKeep: 0 }), 'essential');
+    assert.deepEqual(reply, { ok: false, code: 'invalid_command' });
+    assert.equal(node.machine.rowsOf('c').header('c')?.archivedSeq, 0);
+  });
+
+  it('a purged context is forgotten by the caches, and its missing settings are no damage', async () => {
+    mesh = await Mesh.start(1, { groups: [GROUP] });
+    const node = mesh.node('node-1');
+    await fill(node);
+    assert.ok(node.machine.rowsOf('c').config('c') !== undefined);
+    assert.deepEqual(await node.store.purge('c'), { complete: false });
+    await assert.rejects(node.store.get('c', 'linearizable'), (error) => error instanceof ApiError && error.code === 'context_not_found');
+    await mesh.stop(node.name);
+    const back = await mesh.open(node.name);
+    await mesh.leader(GROUP);
+    await assert.rejects(back.store.put('c', {}), (error) => error instanceof ApiError && error.code === 'context_purged');
+    await assert.rejects(back.store.tail('c', { offset: 0, limit: 1 }, 'linearizable'), (error) => error instanceof ApiError && error.code === 'context_not_found');
+    assert.deepEqual([back.damage, back.events.length], [[], 0]);
+  });
+
   it('a context of which only half is left is not created a second time', async () => {
     mesh = await Mesh.start(1, { groups: [GROUP] });
     const node = mesh.node('node-1');

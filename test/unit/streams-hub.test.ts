@@ -296,6 +296,17 @@ describe('holes and ends', () => {
     for (const sink of [late, live]) assert.deepEqual(sink.frames.map(({ type }) => type), ['tombstoned']);
   });
 
+  test('a purge ends every stream; those that were behind get nothing more of what there was', async (t) => {
+    const world = new World(t);
+    for (let i = 0; i < 500; i++) world.run(say());
+    const behind = world.open(0);
+    const live = world.open(null);
+    world.run({ type: 'purge', context: 'c' });
+    for (let i = 0; i < 20; i++) await turn();
+    assert.deepEqual([behind.closed, live.closed], [1000, 1000]);
+    for (const sink of [behind, live]) assert.deepEqual(sink.frames.map(({ type, version }) => `${type} ${version}`), ['purged 501']);
+  });
+
   test('a replica that leaves closes the streams of its group, and a stop closes all', (t) => {
     const world = new World(t);
     const first = world.open(null);
