@@ -51,14 +51,21 @@ async function main(): Promise<void> {
   // Elsewhere a closed terminal ends the process, as it should.
   if (config.tls !== null) process.on('SIGHUP', () => void node?.reloadTls());
 
-  try {
-    node = await Node.start(config, logger, (error) => fail(error, 'fatal'));
-  } catch (error) {
-    if (!(error instanceof StartError)) throw error;
-    logger.error({ type: 'start_refused', reason: error.message }, error.message);
-    process.stderr.write(`fastpaca: ${error.message}\n`);
-    process.exit(2);
-  }
+  const run = async (): Promise<void> => {
+    try {
+      node = await Node.start(config, logger, (error) => fail(error, 'fatal'), restart);
+    } catch (error) {
+      if (!(error instanceof StartError)) throw error;
+      logger.error({ type: 'start_refused', reason: error.message }, error.message);
+      process.stderr.write(`fastpaca: ${error.message}\n`);
+      process.exit(2);
+    }
+  };
+  const restart = (): void => {
+    const closed = node?.close() ?? Promise.resolve();
+    closed.then(() => (stopping ? undefined : run())).catch((error: unknown) => fail(error, 'restart_failed'));
+  };
+  await run();
 }
 
 /** Says that anybody who reaches the port may read and write everything; in production as an error, which no usual level hides. */

@@ -66,6 +66,7 @@ export class Node {
   private readonly address: string;
   private readonly logger: Logger;
   private readonly fatal: (error: Error) => void;
+  private readonly restart: () => void;
   private readonly storage: Storage;
   private readonly identity: OpenedIdentity;
   private readonly keys: PeerKeys;
@@ -99,15 +100,17 @@ export class Node {
   private stopped = false;
   private saidReadiness = '';
   private readonly peerStatuses: PeerStatuses;
-  private closing = false;
+  private closing: Promise<void> | null = null;
   /** Streams passed on to other nodes so far; they take turns. */
   private relayed = 0;
 
   /**
    * Starts a node and resolves when it listens; readiness comes later (GET /health/ready).
-   * Throws StartError when configuration or data refuse. `fatal` is called at most once, when the process must end.
+   * Throws StartError when configuration or data refuse. `fatal` is called at most once, when the process must end;
+   * `restart` when the node stopped writing for want of space and there is space again: it must be closed at once, and
+   * another one started.
    */
-  static async start(config: Config, logger: NodeLogger, fatal: (error: Error) => void): Promise<Node> {
+  static async start(config: Config, logger: NodeLogger, fatal: (error: Error) => void, restart: () => void): Promise<Node> {
     let node: Node | null = null;
     const address = await ownAddress(config);
     const storage = await openStorage(config, {
@@ -124,7 +127,7 @@ export class Node {
       const traces = config.otlpEndpoint === null ? null : new (await import('./otlp.ts')).OtlpTraces(config.otlpEndpoint, identity.name);
       const tls = config.tls === null ? null : await NodeTls.open(config.tls, { logger, reachedAt: config.clusterSeeds.length === 0 ? null : address });
       const archive = await NodeArchive.load(config.archiver);
-      node = new Node({ config, address, logger, archive, storage, identity, counter, traces, tls, fatal });
+      node = new Node({ config, address, logger, archive, storage, identity, counter, traces, tls, fatal, restart });
       await node.listen();
       return node;
     } catch (error) {
@@ -134,12 +137,13 @@ export class Node {
     }
   }
 
-  private constructor(parts: { config: Config; address: string; logger: Logger; archive: ArchiveSetup; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; tls: NodeTls | null; fatal: (error: Error) => void }) {
+  private constructor(parts: { config: Config; address: string; logger: Logger; archive: ArchiveSetup; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; tls: NodeTls | null; fatal: (error: Error) => void; restart: () => void }) {
     const { config, logger, storage, identity, counter, traces, tls } = parts;
     this.config = config;
     this.address = parts.address;
     this.logger = logger;
     this.fatal = parts.fatal;
+    this.restart = parts.restart;
     this.storage = storage;
     this.identity = identity;
     this.counter = counter;
@@ -314,9 +318,11 @@ export class Node {
   }
 
   /** Stops in order: not ready, leaders handed over, requests finished, links closed, storage closed. */
-  async close(): Promise<void> {
-    if (this.closing) return;
-    this.closing = true;
+  close(): Promise<void> {
+    return (this.closing ??= this.stopAll());
+  }
+
+  private async stopAll(): Promise<void> {
     // Their clients come back elsewhere with their cursors, while this node still helps its groups to new leaders.
     const streamsClosed = this.streams.close();
     let serverClosed: Promise<void> | undefined;
@@ -496,7 +502,8 @@ export class Node {
 
   /** The disk and the clock, once a second. */
   private async watch(): Promise<void> {
-    if (this.stopped || this.closing) return;
+    if (this.closing !== null) return;
+    if (this.stopped) return this.returnWithSpace();
     this.peerStatuses.ask(WATCH_MS);
     if (!this.isClockTrusted(this.identity.name)) {
       this.logger.error({ type: 'clock_skew' }, `this node's clock is over ${CLOCK_SKEW_MS_MAX} ms from its peers': it gives up its leaderships until the clock is right`);
@@ -504,13 +511,20 @@ export class Node {
     }
     if (this.storage.spaceState !== 'hard') return;
     this.stopped = true;
-    this.logger.error({ type: 'disk_full' }, 'disk space is below FASTPACA_DISK_HARD_FREE_BYTES: this node stops writing and serves stale reads; free space and restart it');
+    this.logger.error({ type: 'disk_full' }, 'disk space is below FASTPACA_DISK_HARD_FREE_BYTES: this node stops writing and serves stale reads until there is space again');
     this.health.readOnly();
     // Nothing is applied here from now on, and a stream that is silent for ever would not be noticed.
     this.streams.disconnect('the disk of this node is full');
     await this.storage.releaseBallast();
     await this.handOver();
     this.host.stop();
+  }
+
+  /** Nothing of a stopped host can be taken up again: the node starts anew, as after a crash. */
+  private returnWithSpace(): void {
+    if (!this.storage.hasRoom) return;
+    this.logger.info({ type: 'disk_freed' }, 'there is disk space again: this node starts anew');
+    this.restart();
   }
 
   /** A leader takes nothing new while its own disk or a quorum of its group's disks is low. */

@@ -70,7 +70,7 @@ export class Health {
 
   ready(): { ready: boolean; status: string; reason: string | null } {
     if (this.draining) return { ready: false, status: 'draining', reason: 'the node is stopping' };
-    if (this.hardReadOnly) return { ready: false, status: 'read_only', reason: 'the disk is full; free space and restart the node' };
+    if (this.hardReadOnly) return { ready: false, status: 'read_only', reason: 'the disk is full; the node returns by itself when there is space' };
     if (this.outFor !== null) return { ready: false, status: 'refused', reason: this.outFor };
     if (!this.latched) return this.starting();
     if (this.options.router.hosts(TOPOLOGY_GROUP) && performance.now() - this.majoritySeenAt > CUT_OFF_MS) {

@@ -6,7 +6,7 @@ import { statfs, open, rename, rm, stat } from 'node:fs/promises';
 import { randomFillSync } from 'node:crypto';
 import { join } from 'node:path';
 
-/** 'soft': refuse new data, everything else goes on. 'hard': stop writing. */
+/** 'soft': refuse new data, everything else goes on. 'hard': stop writing; once the ballast is released, for good. */
 export type SpaceState = 'ok' | 'soft' | 'hard';
 
 export interface SpaceOptions {
@@ -29,6 +29,7 @@ export class SpaceWatch {
   private readonly options: SpaceOptions;
   private readonly sizeOfData: () => Promise<number>;
   private timer: NodeJS.Timeout | null = null;
+  private isReleased = false;
 
   constructor(directory: string, options: SpaceOptions, sizeOfData: () => Promise<number>) {
     this.sizeOfData = sizeOfData;
@@ -59,11 +60,19 @@ export class SpaceWatch {
     const disk = await statfs(this.directory);
     this.freeBytes = disk.bavail * disk.bsize;
     const { freeSoftBytes, freeHardBytes } = this.options;
-    this.state = this.freeBytes < freeHardBytes ? 'hard' : this.freeBytes < freeSoftBytes ? 'soft' : 'ok';
+    // What the ballast gave back is there to stop with, not to go on.
+    this.state = this.isReleased || this.freeBytes < freeHardBytes ? 'hard' : this.freeBytes < freeSoftBytes ? 'soft' : 'ok';
     this.dataBytes = await this.sizeOfData();
   }
 
+  /** True while another open would find itself above the soft mark, with the ballast laid down. */
+  get hasRoom(): boolean {
+    const { freeSoftBytes, ballastBytes } = this.options;
+    return this.freeBytes >= freeSoftBytes + ballastBytes;
+  }
+
   async releaseBallast(): Promise<void> {
+    this.isReleased = true;
     await rm(this.ballast, { force: true });
     await this.measure();
   }

@@ -426,6 +426,11 @@ export class Storage implements HostStorage {
     return this.space.state;
   }
 
+  /** True while the disk has room for a node that stopped at the hard mark to start again. */
+  get hasRoom(): boolean {
+    return this.space.hasRoom;
+  }
+
   /** Gives the space held back to the disk, so that what must still be written can be. */
   releaseBallast(): Promise<void> {
     return this.space.releaseBallast();

@@ -24,9 +24,10 @@ describe('a node that stands still', () => {
   });
   after(() => cluster.stop());
 
-  test('by SIGSTOP serves no stale read and acknowledges nothing that did not commit, and others lead', async () => {
+  test('by SIGSTOP serves no stale read and acknowledges nothing that did not commit, and others lead', async (t) => {
     const contexts = await createContexts(cluster.node(0).url, 'stall', 30);
     const history = new History(contexts);
+    t.after(() => history.stop());
     for (const node of cluster.nodes) history.load(node.url, 3);
     for (const [i, ms] of [500, 1000, 3000].entries()) {
       const victim = cluster.node(i);
@@ -73,6 +74,7 @@ describe('a disk under a node', () => {
     if (disk === null) return t.skip('needs Linux and a C compiler');
     const contexts = await createContexts(cluster.node(0).url, 'slow', 30);
     const history = new History(contexts);
+    t.after(() => history.stop());
     for (const node of cluster.nodes) history.load(node.url, 2);
     const victim = cluster.node(1);
     const other = cluster.node(2);
@@ -92,6 +94,7 @@ describe('a disk under a node', () => {
     if (disk === null) return t.skip('needs Linux and a C compiler');
     const contexts = await createContexts(cluster.node(0).url, 'eio', 12);
     const history = new History(contexts);
+    t.after(() => history.stop());
     for (const node of cluster.nodes) history.load(node.url, 2);
     const victim = cluster.node(0);
     await until('appends to flow', () => history.acknowledged() > 100);
