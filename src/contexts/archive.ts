@@ -35,9 +35,12 @@ export function listing(context: string): Write {
 /** Deletes pinned messages that a cut let go and that lie in the trimmed part, where they had stayed for the window alone. */
 export function trimUnpinned(context: string, before: ContextHeader, window: WindowState): Write[] {
   const writes: Write[] = [];
+  // Growth alone keeps the list as it is.
+  if (before.window.pinned === window.pinned) return writes;
+  const pinned = new Set(window.pinned);
   for (const seq of before.window.pinned) {
     if (seq > before.trimmedSeq) break;
-    if (!window.pinned.includes(seq)) writes.push({ table: 'message', context, key: seq, value: null });
+    if (!pinned.has(seq)) writes.push({ table: 'message', context, key: seq, value: null });
   }
   return writes;
 }
@@ -58,8 +61,9 @@ export function ackArchived(rows: Rows, command: AckArchived): Outcome {
     const to = Math.min(trimmableTo(marked, tailKeep), marked.trimmedSeq + left);
     const next = to > marked.trimmedSeq ? { ...marked, trimmedSeq: to } : marked;
     left -= next.trimmedSeq - before.trimmedSeq;
+    const pinned = new Set(next.window.pinned);
     for (let seq = before.trimmedSeq + 1; seq <= next.trimmedSeq; seq++) {
-      if (!next.window.pinned.includes(seq)) writes.push({ table: 'message', context: ack.context, key: seq, value: null });
+      if (!pinned.has(seq)) writes.push({ table: 'message', context: ack.context, key: seq, value: null });
     }
     const list = isPending(next) || trimmableTo(next, tailKeep) > next.trimmedSeq;
     if (list !== (rows.get('unarchived', ack.context, '') !== undefined)) writes.push(list ? listing(ack.context) : { ...listing(ack.context), value: null });

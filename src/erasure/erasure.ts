@@ -124,8 +124,11 @@ export class Erasure {
   /** Deletes all rows of the group's purged contexts; answers what is then to be cleaned, null for nothing. */
   private async begin(group: GroupId): Promise<Round | null | 'later'> {
     const { rows, barrier, applied, leads } = this.options;
+    const find = (): Promise<readonly string[]> => rows.listed(group, 'purging', { limit: ROUND_CONTEXTS_MAX });
+    // One that is committed and not yet applied is told of when it is.
+    if ((await find()).length === 0) return null;
     if (!(await barrier(group))) return 'later';
-    const contexts = await rows.listed(group, 'purging', { limit: ROUND_CONTEXTS_MAX });
+    const contexts = await find();
     if (contexts.length === 0) return null;
     for (const context of contexts) {
       for (const table of ERASED_TABLES) {
