@@ -3,7 +3,7 @@ import { figure } from './markdown.ts';
 import type { Row } from './summary.ts';
 
 const PANEL = { width: 430, height: 250, top: 56, gap: 60, left: 20 } as const;
-const BAR = { width: 18, gap: 3, groupGap: 28 } as const;
+const BAR = { width: 26, gap: 3, groupGap: 28 } as const;
 const COLOURS = ['#2563eb', '#94a3b8', '#cbd5e1', '#f59e0b', '#10b981', '#a855f7'];
 const INK = '#1f2937';
 
@@ -68,7 +68,7 @@ function drawPanel({ title, value }: Panel, { rows, subjects, labels, groupWidth
       const bar = Math.max(1, (of / most) * (PANEL.height - 24));
       const at = left + i * (BAR.width + BAR.gap);
       out.push(`<rect x="${at}" y="${(floor - bar).toFixed(1)}" width="${BAR.width}" height="${bar.toFixed(1)}" fill="${colourOf(i)}"><title>${escaped(`${subject}, ${label}: ${figure(of)}`)}</title></rect>`);
-      out.push(`<text x="${at + BAR.width / 2}" y="${(floor - bar - 4).toFixed(1)}" font-size="7" text-anchor="middle">${figure(of)}</text>`);
+      out.push(`<text x="${at + BAR.width / 2}" y="${(floor - bar - 4).toFixed(1)}" font-size="8" text-anchor="middle">${figure(of)}</text>`);
     });
     out.push(`<text x="${left + (groupWidth - BAR.groupGap) / 2}" y="${floor + 18}" text-anchor="middle">${escaped(label)}</text>`);
   });

@@ -110,11 +110,18 @@ interface ClusterView {
   readonly groups: readonly { readonly id: number; readonly leader: string | null }[];
 }
 
-/** URL of each group's leader, where it has one. */
+/** URL of each group's leader, where it has one that is among them. */
 async function leaderUrls(urls: readonly string[]): Promise<Map<number, string>> {
   const view = (await (await fetch(`${urls[0]}/v1/cluster`)).json()) as ClusterView;
-  const byName = new Map(view.nodes.map(({ id, address }) => [id, urls.find((url) => url.endsWith(`:${address.split(':').at(-1)}`)) ?? urls[0] ?? '']));
-  return new Map(view.groups.flatMap(({ id, leader }) => (leader === null ? [] : [[id, byName.get(leader) ?? '']])));
+  // A single node's address may name an interface rather than the host it is reached at.
+  const urlAt = (address: string): string | undefined => (urls.length === 1 ? urls[0] : urls.find((url) => new URL(url).host === address));
+  const byName = new Map(view.nodes.map(({ id, address }) => [id, urlAt(address)]));
+  const leaders = new Map<number, string>();
+  for (const { id, leader } of view.groups) {
+    const url = leader === null ? undefined : byName.get(leader);
+    if (url !== undefined) leaders.set(id, url);
+  }
+  return leaders;
 }
 
 /** Leaders are even within a third, as they are soon after the founding. */
