@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(iproute2 nginx-light prometheus shellcheck systemd unzip)
+packages=(iproute2 nginx-light openssl prometheus shellcheck strace systemd unzip)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query --show --showformat='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")

@@ -26,7 +26,7 @@ test('Helm lints the chart and renders the same with its oldest and newest versi
   if (tools === null) return;
   const rendered: Record<string, Manifest[]> = {};
   for (const values of VALUES) {
-    const [old, current] = await Promise.all([render(tools.helm3, { values }), render(tools.helm4, { values }), run(tools.helm4, ['lint', '--strict', CHART, '--values', values])]);
+    const [old, current]: [Manifest[], Manifest[], unknown] = await Promise.all([render(tools.helm3, { values }), render(tools.helm4, { values }), run(tools.helm4, ['lint', '--strict', CHART, '--values', values])]);
     assert.deepEqual(settled(old), settled(current), values);
     rendered[values] = current;
   }
