@@ -73,6 +73,7 @@ describe('imports run one way', () => {
     'src/streams': ['src/archive', 'src/contexts', 'src/errors.ts', 'src/log.ts', 'src/render.ts', 'src/reads.ts', 'src/http/input.ts', 'src/cluster/placement.ts'],
     'src/listing': ['src/contexts', 'src/errors.ts', 'src/constants.ts', 'src/render.ts', 'src/http/ports.ts', 'src/cluster/placement.ts', 'src/cluster/ports.ts', 'src/storage/checksum.ts'],
     'src/archive': ['archiver', 'raft', 'src/contexts', 'src/errors.ts', 'src/render.ts', 'src/config.ts', 'src/metrics.ts', 'src/cluster/placement.ts'],
+    'src/erasure': ['raft', 'src/contexts', 'src/constants.ts', 'src/log.ts', 'src/cluster/ports.ts', 'src/cluster/router.ts', 'src/storage/store.ts'],
     // Another process may run it one day: what it needs comes in through its ports.
     archiver: [],
     'src/cluster': ['raft', 'src/contexts', 'src/storage', 'src/constants.ts', 'src/errors.ts', 'src/log.ts'],

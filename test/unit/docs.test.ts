@@ -40,10 +40,18 @@ test('docs/api/rest.md lists exactly the calls that exist, with their success st
 
 test('docs/api/rest.md names every query parameter where it may be used', () => {
   const text = page('docs/api/rest.md');
-  const section = { listContexts: '', getContext: '/:id', getTail: '/:id/tail', getMessages: '/:id/messages', getWindow: '/:id/context', listCompactions: '/:id/compactions' } as const;
+  const section = {
+    listContexts: 'GET /v1/contexts',
+    getContext: 'GET /v1/contexts/:id',
+    deleteContext: 'DELETE /v1/contexts/:id',
+    getTail: 'GET /v1/contexts/:id/tail',
+    getMessages: 'GET /v1/contexts/:id/messages',
+    getWindow: 'GET /v1/contexts/:id/context',
+    listCompactions: 'GET /v1/contexts/:id/compactions',
+  } as const satisfies Record<keyof typeof OPERATION_QUERY, string>;
   for (const [operation, names] of Object.entries(OPERATION_QUERY)) {
-    const suffix = Object.entries(section).find(([name]) => name === operation)?.[1];
-    const part = text.split(`### GET /v1/contexts${suffix}\n`)[1]?.split('\n### ')[0] ?? '';
+    const call = Object.entries(section).find(([name]) => name === operation)?.[1];
+    const part = text.split(`### ${call}\n`)[1]?.split('\n### ')[0] ?? '';
     for (const name of names) assert.ok(part.includes(`\`${name}\``), `${operation}: ${name}`);
   }
 });
