@@ -8,11 +8,14 @@ import { isKnownModel, KNOWN_MODELS } from './tokens/models.ts';
 /** A variable that stops the start. The message is one line: which, what was given, what is allowed. */
 export class ConfigError extends Error {
   readonly variable: string;
+  /** The variable that wants one which is not set; null where the value itself is bad. */
+  readonly wantedBy: string | null;
 
-  constructor(variable: string, message: string) {
+  constructor(variable: string, message: string, wantedBy: string | null = null) {
     super(message);
     this.name = 'ConfigError';
     this.variable = variable;
+    this.wantedBy = wantedBy;
   }
 }
 
@@ -109,7 +112,7 @@ export const VARIABLES = {
   FASTPACA_RAFT_DATA_DIR: { defaultText: 'data', meaning: 'Directory of everything this node stores. One node, one directory.' },
   FASTPACA_CLUSTER_SEED: { defaultText: '', meaning: 'Comma-separated host:port of nodes to find the cluster by. Unset: a cluster of one.' },
   FASTPACA_CLUSTER_SIZE: { defaultText: '', meaning: 'Members that found the cluster. Unset: 1 without seeds, else the larger of 3 and the number of seeds listed.' },
-  FASTPACA_CLUSTER_SECRET: { defaultText: '', meaning: 'Comma-separated secrets of the peer links: the first is presented, any is accepted.', refuseEmpty: true },
+  FASTPACA_CLUSTER_SECRET: { defaultText: '', meaning: 'Comma-separated secrets of the peer links: all are presented, one in common is enough.', refuseEmpty: true },
   FASTPACA_API_KEY: { defaultText: '', meaning: 'Comma-separated API keys; clients send Authorization: Bearer KEY. Unset: no authentication.', refuseEmpty: true },
   FASTPACA_METRICS_TOKEN: { defaultText: '', meaning: 'Bearer token of GET /metrics. Unset: open.', refuseEmpty: true },
   FASTPACA_LOG_LEVEL: { defaultText: 'info', meaning: 'trace, debug, info, warn, error or silent.' },
@@ -220,16 +223,19 @@ function clusterSize(from: Reader, seeds: readonly string[]): number {
   return size;
 }
 
+function missing(variable: VariableName, wantedBy: VariableName): ConfigError {
+  return new ConfigError(variable, `${variable} must be set where ${wantedBy} is.`, wantedBy);
+}
+
 function tlsConfig(from: Reader): TlsConfig | null {
   const cert = from.given('FASTPACA_TLS_CERT');
   const key = from.given('FASTPACA_TLS_KEY');
   const ca = from.given('FASTPACA_TLS_CA');
   const clientAuth = from.oneOf('FASTPACA_TLS_CLIENT_AUTH', ['none', 'require']);
-  const needs = (variable: VariableName, because: VariableName): ConfigError => new ConfigError(variable, `${variable} must be set where ${because} is.`);
-  if (clientAuth === 'require' && ca === null) throw needs('FASTPACA_TLS_CA', 'FASTPACA_TLS_CLIENT_AUTH');
+  if (clientAuth === 'require' && ca === null) throw missing('FASTPACA_TLS_CA', 'FASTPACA_TLS_CLIENT_AUTH');
   if (cert === null && (key ?? ca) === null) return null;
-  if (cert === null) throw needs('FASTPACA_TLS_CERT', key === null ? 'FASTPACA_TLS_CA' : 'FASTPACA_TLS_KEY');
-  if (key === null) throw needs('FASTPACA_TLS_KEY', 'FASTPACA_TLS_CERT');
+  if (cert === null) throw missing('FASTPACA_TLS_CERT', key === null ? 'FASTPACA_TLS_CA' : 'FASTPACA_TLS_KEY');
+  if (key === null) throw missing('FASTPACA_TLS_KEY', 'FASTPACA_TLS_CERT');
   return Object.freeze({ cert, key, ca, clientAuth });
 }
 
@@ -240,7 +246,7 @@ function webhookConfig(from: Reader): WebhookConfig | null {
   const [secret] = from.secrets('FASTPACA_COMPACTION_WEBHOOK_SECRET', 1);
   if (url === null) return null;
   if (!URL.canParse(url) || new URL(url).username !== '' || new URL(url).password !== '') throw from.bad('FASTPACA_COMPACTION_WEBHOOK', allowed, 'secret');
-  if (secret === undefined) throw new ConfigError('FASTPACA_COMPACTION_WEBHOOK_SECRET', 'FASTPACA_COMPACTION_WEBHOOK_SECRET must be set where FASTPACA_COMPACTION_WEBHOOK is.');
+  if (secret === undefined) throw missing('FASTPACA_COMPACTION_WEBHOOK_SECRET', 'FASTPACA_COMPACTION_WEBHOOK');
   return Object.freeze({ url, secret });
 }
 
@@ -259,7 +265,7 @@ function archiverConfig(from: Reader): ArchiverConfig | null {
   if (!enabled) return null;
   const postgresUrl = own ?? from.optional('DATABASE_URL', pattern, allowed, 'secret');
   if (postgresUrl === null) {
-    throw new ConfigError('DATABASE_URL', 'DATABASE_URL (or FASTPACA_POSTGRES_URL) must be set where FASTPACA_ARCHIVER_ENABLED is true.');
+    throw new ConfigError('DATABASE_URL', 'DATABASE_URL (or FASTPACA_POSTGRES_URL) must be set where FASTPACA_ARCHIVER_ENABLED is true.', 'FASTPACA_ARCHIVER_ENABLED');
   }
   if (!URL.canParse(postgresUrl)) throw from.bad(own === null ? 'DATABASE_URL' : 'FASTPACA_POSTGRES_URL', allowed, 'secret');
   if (settings.poolSize < 2) throw from.bad('DB_POOL_SIZE', 'an integer from 2 to 1000 where FASTPACA_ARCHIVER_ENABLED is true, because one connection writes and the others read');

@@ -1,17 +1,54 @@
 /**
  * Process entry: reads the environment and signals, starts one node, ends the process. The only file that does.
- * Exit codes: 0 after a clean stop, 1 after a failure while running, 2 when the configuration or data refuse the start.
+ * Exit codes: 0 after a clean stop, 1 after a failure while running or when --check finds a problem, 2 when the command
+ * line, the configuration or data refuse the start.
  */
+import { readFile } from 'node:fs/promises';
+import { readArguments, USAGE } from './arguments.ts';
 import { ConfigError, loadConfig } from './config.ts';
 import type { Config } from './config.ts';
 import { createLogger } from './log.ts';
 import type { Logger } from './log.ts';
-import { Node, StartError } from './node.ts';
+import type { Node } from './node.ts';
 
 /** A clean stop that takes longer than this is cut short: whatever hangs must not keep the process. */
 const STOP_MS = 10_000;
 
 async function main(): Promise<void> {
+  const invocation = readArguments(process.argv.slice(2));
+  switch (invocation.do) {
+    case 'start':
+      return start();
+    case 'check':
+      return check();
+    case 'help':
+      process.stdout.write(USAGE);
+      return;
+    case 'version':
+      process.stdout.write(`fastpaca ${await version()}\n`);
+      return;
+    case 'refuse':
+      process.stderr.write(`fastpaca: ${invocation.reason}\n`);
+      process.exit(2);
+  }
+}
+
+/** One line for each problem on stderr, exit code 1 with any; what else is worth knowing on stdout. */
+async function check(): Promise<void> {
+  const { checkStart } = await import('./check.ts');
+  const { problems, notes } = await checkStart(process.env);
+  for (const note of notes) process.stdout.write(`note: ${note}\n`);
+  for (const problem of problems) process.stderr.write(`fastpaca: ${problem}\n`);
+  if (problems.length === 0) process.stdout.write('ok\n');
+  process.exitCode = problems.length === 0 ? 0 : 1;
+}
+
+async function version(): Promise<string> {
+  const manifest: unknown = JSON.parse(await readFile(new URL('../package.json', import.meta.url), 'utf8'));
+  return typeof manifest === 'object' && manifest !== null && 'version' in manifest ? String(manifest.version) : 'unknown';
+}
+
+async function start(): Promise<void> {
   let config;
   try {
     config = loadConfig(process.env);
@@ -20,6 +57,8 @@ async function main(): Promise<void> {
     process.stderr.write(`fastpaca: ${error.message}\n`);
     process.exit(2);
   }
+  // Only now: whoever asks for help need not wait for a database to be loaded.
+  const { Node, StartError } = await import('./node.ts');
   const logger = createLogger({ level: config.logLevel, node: config.nodeName });
   warnIfOpen(config, logger, process.env['NODE_ENV'] === 'production');
   const fail = (error: unknown, type: string): void => {

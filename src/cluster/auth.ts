@@ -2,13 +2,18 @@
  * The keys that nodes of one cluster recognise each other by (API.md, peer authentication). Configured cluster secrets
  * come first, else keys derived from the API keys, else the key that founding minted. Without any of them a node that
  * is not founded yet accepts everyone: founding is open then, and `openFounding` says so for a warning.
+ *
+ * A node presents every key that it has, and one in common is enough: whatever the order in which nodes learn a new key
+ * and forget an old one, two whose lists overlap reach each other.
  */
 import { createHash, hkdfSync, timingSafeEqual } from 'node:crypto';
 
 const KEY_BYTES = 32;
 const HKDF_INFO = 'fastpaca peer link';
-/** What an HTTP header value may carry: visible ASCII and inner spaces. */
-const HEADER_SAFE = /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/;
+/** What an HTTP header value may carry, visible ASCII and inner spaces, but for the comma between keys. */
+const HEADER_SAFE = /^(?=[^,]+$)[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/;
+/** Keys looked at in one header. */
+const PRESENTED_MAX = 16;
 
 export interface PeerKeyConfig {
   readonly clusterSecrets: readonly string[];
@@ -36,7 +41,7 @@ export class PeerKeys {
   constructor(config: PeerKeyConfig) {
     for (const secret of config.clusterSecrets) {
       if (!HEADER_SAFE.test(secret)) {
-        throw new PeerKeyError('FASTPACA_CLUSTER_SECRET: each secret must be visible ASCII without spaces at its ends');
+        throw new PeerKeyError('FASTPACA_CLUSTER_SECRET: each secret must be visible ASCII without commas, and without spaces at its ends');
       }
     }
     this.#configured = config.clusterSecrets.length > 0 ? config.clusterSecrets : config.apiKeys.map(deriveKey);
@@ -62,17 +67,17 @@ export class PeerKeys {
 
   /** Headers to send to a peer: `{}` while there is no key to present. */
   headers(): Record<string, string> {
-    const key = this.#configured[0] ?? this.#minted;
-    return key === null ? {} : { authorization: `Bearer ${key}` };
+    const keys = this.#configured.length > 0 ? this.#configured : this.#minted === null ? [] : [this.#minted];
+    return keys.length === 0 ? {} : { authorization: `Bearer ${keys.join(',')}` };
   }
 
   /** Judges an Authorization header in time that does not depend on how close a wrong key is. */
   accepts(authorization: string | undefined): boolean {
     if (this.openFounding) return true;
-    const presented = hashOf(bearerOf(authorization));
+    const presented = bearerOf(authorization).split(',', PRESENTED_MAX).map(hashOf);
     const accepted = this.#configuredHashes.length > 0 ? this.#configuredHashes : this.#minted === null ? [] : [hashOf(this.#minted)];
     let match = false;
-    for (const key of accepted) match = timingSafeEqual(key, presented) || match;
+    for (const key of accepted) for (const one of presented) match = timingSafeEqual(key, one) || match;
     if (!match) this.#onRefused();
     return match;
   }

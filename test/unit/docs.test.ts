@@ -96,7 +96,7 @@ test('docs/tokens.md states the figures and the part types of the code', () => {
 });
 
 test('links between pages lead somewhere', () => {
-  for (const from of ['README.md', 'CHANGELOG.md', 'docs/GLOSSARY.md', 'docs/ARCHITECTURE.md', 'docs/api/rest.md', 'docs/operations/configuration.md', 'docs/operations/metrics.md', 'docs/operations/traces.md', 'docs/tokens.md']) {
+  for (const from of ['README.md', 'CHANGELOG.md', 'docs/GLOSSARY.md', 'docs/ARCHITECTURE.md', 'docs/api/rest.md', 'docs/operations/configuration.md', 'docs/operations/metrics.md', 'docs/operations/traces.md', 'docs/operations/security.md', 'docs/operations/command-line.md', 'docs/tokens.md']) {
     for (const [, target = ''] of page(from).matchAll(/\]\(([^)#]+)[^)]*\)/g)) {
       if (target.startsWith('http')) continue;
       assert.ok(existsSync(new URL(target, new URL(from, ROOT))), `${from} links to ${target}`);

@@ -1,0 +1,33 @@
+/** The command line of the server: what it is asked to do. Settings come from the environment alone (config.ts). */
+import { parseArgs } from 'node:util';
+
+export type Invocation = { readonly do: 'start' | 'check' | 'help' | 'version' } | { readonly do: 'refuse'; readonly reason: string };
+
+export const USAGE = `Usage: node src/main.ts [--check | --help | --version]
+
+Starts one node of Fastpaca Context Store. It is configured by environment variables;
+fastpaca.example.env lists them all.
+
+  --check    look at the configuration, the data directory and the TLS files, say what
+             would stop a start, one line for each problem, and exit with 0 or 1
+  --help     print this
+  --version  print the version
+`;
+
+/** Reads what follows the program's name. */
+export function readArguments(argv: readonly string[]): Invocation {
+  try {
+    const { values } = parseArgs({
+      args: [...argv],
+      strict: true,
+      options: { check: { type: 'boolean' }, help: { type: 'boolean', short: 'h' }, version: { type: 'boolean' } },
+    });
+    if (values.help === true) return { do: 'help' };
+    if (values.version === true) return { do: 'version' };
+    return { do: values.check === true ? 'check' : 'start' };
+  } catch (error) {
+    // parseArgs explains at length; its first sentence says what is wrong.
+    const reason = error instanceof Error ? (error.message.split(/\. |\n/)[0] ?? '') : String(error);
+    return { do: 'refuse', reason: `${reason}; --help lists what is known` };
+  }
+}
