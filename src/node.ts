@@ -8,7 +8,6 @@ import type { GroupId, NodeId, ReplicaId } from '../raft/types.ts';
 import { NodeArchive, type ArchiveSetup } from './archive/node-archive.ts';
 import { PeerKeyError, PeerKeys } from './cluster/auth.ts';
 import { Coordinator } from './cluster/coordinator.ts';
-import { describeCluster } from './cluster/describe.ts';
 import { Membership } from './cluster/membership.ts';
 import { Founding } from './cluster/founding.ts';
 import { Health } from './cluster/health.ts';
@@ -36,7 +35,8 @@ import { Machine, TOPOLOGY_ROW } from './machine.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import type { OtlpTraces } from './otlp.ts';
 import { sampleNode } from './sample.ts';
-import { Storage } from './storage/store.ts';
+import { openStorage, StartError } from './start.ts';
+import type { Storage } from './storage/store.ts';
 import { Store } from './store.ts';
 import { StreamServer } from './streams/server.ts';
 import { NodeTls, TlsError } from './tls.ts';
@@ -51,14 +51,12 @@ const WATCH_MS = 1000;
 const HANDOVER_MS = 3000;
 /** Readiness is looked at this often for the log. */
 const READINESS_MS = 500;
-const SCRUB_ROWS_PER_SECOND = 1000;
 /** A node whose last sync took this long should lead nothing (an fsync of a sound disk takes a few milliseconds). */
 const SLOW_DISK_MS = 500;
 /** A clock this far from the median of its peers would stamp messages with a wrong time. */
 const CLOCK_SKEW_MS_MAX = 5000;
 
-/** The node cannot start; the message is one line for the operator. */
-export class StartError extends Error {}
+export { StartError };
 
 export class Node {
   private readonly config: Config;
@@ -255,6 +253,7 @@ export class Node {
       deadAfterMs: config.nodeDeadAfterMs,
       ownTable: () => this.machine.topology(),
       record: () => this.founding?.record ?? null,
+      status: () => this.status(),
       onTable: (topology) => this.adopt(topology),
       onRemoved: (group) => {
         this.streams.hub.removed(group);
@@ -382,7 +381,7 @@ export class Node {
       listing: this.listing,
       exports: new MessageExporter((id, query, consistency) => this.store.slice(id, query, consistency)),
       health: this.health,
-      cluster: { describe: async () => describeCluster({ topology: this.topology, host: this.host, network: this.links, self: identity.name, damaged: this.damaged(), leaderElsewhere: (group) => this.peerStatuses.leaderOf(group) }) },
+      cluster: this.membership,
       metrics: this.metrics,
       traces: this.traces,
       tls: this.tls,
@@ -497,7 +496,7 @@ export class Node {
 
   private status(): NodeStatus {
     const leads = this.host.groups().filter((group) => this.host.isLeader(group));
-    return { space: this.storage.spaceState, slow: this.isDiskSlow(), leads, ...this.membership.status(), refused: this.links.refusals() };
+    return { space: this.storage.spaceState, slow: this.isDiskSlow(), leads, up: this.links.up(), damaged: this.membership.damaged(), refused: this.links.refusals() };
   }
 
   /** The disk and the clock, once a second. */
@@ -585,24 +584,5 @@ export class Node {
     const first = this.relayed++ % Math.max(1, live.length);
     const inTurn = [...live.slice(first), ...live.slice(0, first), ...nodes.filter((name) => !this.links.isUp(name))];
     return inTurn.flatMap((name) => this.topology?.nodes.find((known) => known.name === name)?.address ?? []);
-  }
-
-  private damaged(): readonly GroupId[] {
-    return this.storage.groups().filter((group) => group.damaged !== null).map((group) => group.group);
-  }
-}
-
-async function openStorage(config: Config, hooks: { onError: (error: Error) => void; onDamage: (group: GroupId, reason: string) => void; onSynced: (ms: number) => void }): Promise<Storage> {
-  try {
-    return await Storage.open(config.dataDir, {
-      ...hooks,
-      freeSoftBytes: config.diskSoftFreeBytes,
-      freeHardBytes: config.diskHardFreeBytes,
-      ballastBytes: config.ballastBytes,
-      scrubRowsPerSecond: SCRUB_ROWS_PER_SECOND,
-    });
-  } catch (error) {
-    const cause = error instanceof Error && error.cause instanceof Error ? ` (${error.cause.message})` : '';
-    throw new StartError(`cannot open the data directory ${config.dataDir}: ${error instanceof Error ? error.message : String(error)}${cause}`);
   }
 }

@@ -1,0 +1,27 @@
+/**
+ * Starting: why a node cannot, and the data directory as the configuration wants it. What is built on it is node.ts.
+ */
+import type { GroupId } from '../raft/types.ts';
+import type { Config } from './config.ts';
+import { Storage } from './storage/store.ts';
+
+const SCRUB_ROWS_PER_SECOND = 1000;
+
+/** The node cannot start; the message is one line for the operator. */
+export class StartError extends Error {}
+
+/** Opens the data directory. Throws StartError. */
+export async function openStorage(config: Config, hooks: { onError: (error: Error) => void; onDamage: (group: GroupId, reason: string) => void; onSynced: (ms: number) => void }): Promise<Storage> {
+  try {
+    return await Storage.open(config.dataDir, {
+      ...hooks,
+      freeSoftBytes: config.diskSoftFreeBytes,
+      freeHardBytes: config.diskHardFreeBytes,
+      ballastBytes: config.ballastBytes,
+      scrubRowsPerSecond: SCRUB_ROWS_PER_SECOND,
+    });
+  } catch (error) {
+    const cause = error instanceof Error && error.cause instanceof Error ? ` (${error.cause.message})` : '';
+    throw new StartError(`cannot open the data directory ${config.dataDir}: ${error instanceof Error ? error.message : String(error)}${cause}`);
+  }
+}
