@@ -2,8 +2,9 @@
 import { CliError, ExitCode } from './client.ts';
 import { table } from './table.ts';
 
-/** Groups named one by one; the rest is counted. */
+/** Groups named one by one, and rows of changes and damage shown; the rest is counted. */
 const NAMED_MAX = 10;
+const ROWS_MAX = 20;
 
 export interface ClusterNode {
   readonly id: string;
@@ -27,9 +28,14 @@ export interface ClusterStatus {
   readonly coordinator: string | null;
   readonly nodes: readonly ClusterNode[];
   readonly groups: readonly ClusterGroup[];
-  /** Changes of membership under way, as the node names them. */
-  readonly moves: readonly Readonly<Record<string, unknown>>[];
+  /** Replicas on their way into a group or out of it, and those that took themselves out, as the node names them. */
+  readonly moves: readonly Row[];
+  readonly damaged: readonly Row[];
+  /** What should be done and cannot be, one line each. */
+  readonly waiting: readonly string[];
 }
+
+type Row = Readonly<Record<string, unknown>>;
 
 /** Throws CliError `refused` for an answer of another shape. */
 export function decodeStatus(value: unknown): ClusterStatus {
@@ -57,16 +63,17 @@ export function decodeStatus(value: unknown): ClusterStatus {
         state: textOf(group['state'], `groups[${i}].state`),
       };
     }),
-    moves: body['moves'] === undefined ? [] : listOf(body['moves'], 'moves').map((move, i) => objectOf(move, `moves[${i}]`)),
+    moves: rowsOf(body['moves'], 'moves'),
+    damaged: rowsOf(body['damaged'], 'damaged'),
+    waiting: body['waiting'] === undefined ? [] : listOf(body['waiting'], 'waiting').map((line, i) => textOf(line, `waiting[${i}]`)),
   };
 }
 
 /** Lines for a terminal: a summary, the nodes, and what is not as it should be. */
 export function renderStatus(status: ClusterStatus): string {
-  const { clusterId, coordinator, nodes, groups, moves } = status;
+  const { clusterId, coordinator, nodes, groups, moves, damaged, waiting } = status;
   if (clusterId === null) return 'The node belongs to no cluster yet; GET /health/ready says what it waits for.\n';
   const leaderless = groups.filter((group) => group.leader === null);
-  const damaged = groups.filter((group) => group.state === 'damaged');
   const out = [
     `Cluster ${clusterId}, coordinator ${coordinator ?? '-'}: ${counted(nodes.length, 'node')}, ${counted(groups.length, 'group')}, ${leaderless.length} without a leader, ${counted(moves.length, 'move')} under way`,
     '',
@@ -74,12 +81,17 @@ export function renderStatus(status: ClusterStatus): string {
   ];
   for (const { id, reason } of nodes) if (reason !== null) out.push('', `${id}: ${reason}`);
   if (leaderless.length > 0) out.push('', `Without a leader: ${named(leaderless.map((group) => group.id))}`);
-  if (damaged.length > 0) out.push('', `Damaged on the node asked: ${named(damaged.map((group) => group.id))}`);
-  if (moves.length > 0) {
-    const columns = [...new Set(moves.flatMap((move) => Object.keys(move)))];
-    out.push('', table(columns.map((column) => column.toUpperCase()), moves.map((move) => columns.map((column) => shown(move[column]))), []));
-  }
+  if (damaged.length > 0) out.push('', 'Damaged:', '', rows(damaged));
+  if (moves.length > 0) out.push('', 'Under way:', '', rows(moves));
+  if (waiting.length > 0) out.push('', 'Waiting:', ...waiting.map((line) => `  ${line}`));
   return `${out.join('\n')}\n`;
+}
+
+/** A column for each field that any of them has, in the node's order. */
+function rows(all: readonly Row[]): string {
+  const columns = [...new Set(all.flatMap((row) => Object.keys(row)))];
+  const lines = table(columns.map((column) => column.toUpperCase()), all.slice(0, ROWS_MAX).map((row) => columns.map((column) => shown(row[column]))), []);
+  return all.length > ROWS_MAX ? `${lines}\nand ${all.length - ROWS_MAX} more` : lines;
 }
 
 function counted(count: number, noun: string): string {
@@ -104,6 +116,11 @@ function objectOf(value: unknown, path: string): Readonly<Record<string, unknown
 function listOf(value: unknown, path: string): readonly unknown[] {
   if (!Array.isArray(value)) throw malformed(path, 'a list');
   return value;
+}
+
+/** Absent: none. */
+function rowsOf(value: unknown, path: string): readonly Row[] {
+  return value === undefined ? [] : listOf(value, path).map((row, i) => objectOf(row, `${path}[${i}]`));
 }
 
 function textOf(value: unknown, path: string): string {

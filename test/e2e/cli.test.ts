@@ -134,6 +134,22 @@ describe('fastpaca cluster', () => {
     answer = { status: 409, body: '{"error":"would_lose_quorum","message":"Group 3 would lose its quorum."}' };
     const refused = await cli(['cluster', 'remove', 'node-3'], env);
     assert.deepEqual(refused, { code: 1, out: '', err: 'fastpaca: would_lose_quorum: Group 3 would lose its quorum.\n' });
+    answer = {
+      status: 200,
+      body: JSON.stringify({
+        cluster_id: 'c',
+        coordinator: null,
+        nodes: [{ id: 'node-1', address: 'a:1', state: 'unreachable', reason: 'silent for 12 s', groups: 3, leaders: 0 }],
+        groups: Array.from({ length: 12 }, (_, id) => ({ id, leader: null, replicas: ['node-1'], state: 'remote' })),
+        moves: Array.from({ length: 22 }, (_, group) => ({ group, node: 'node-4', replica: 9, phase: 'joining', waits_for: null })),
+        damaged: [{ node: 'node-1', group: 7, replica: 2, reason: 'a checksum' }],
+        waiting: ['node-1 is dead and nobody can take its groups'],
+      }),
+    };
+    const { out } = await cli(['cluster', 'status'], env);
+    for (const part of [/12 groups, 12 without a leader, 22 moves/, /node-1: silent for 12 s/, /Without a leader: 0, 1, .*, 9 and 2 more/, /Damaged:\n\nNODE {4}GROUP {2}REPLICA {2}REASON\nnode-1 {2}7 {6}2 {8}a checksum/, /19 {5}node-4 {2}9 {8}joining {2}-\nand 2 more/, /Waiting:\n {2}node-1 is dead/]) {
+      assert.match(out, part);
+    }
     answer = { status: 200, body: '<html>' };
     assert.match((await cli(['cluster', 'status'], env)).err, /does not answer like Fastpaca/);
     answer = { status: 200, body: '{"nodes":7}' };
