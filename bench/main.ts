@@ -14,7 +14,7 @@ import { chart } from './report/chart.ts';
 import { section, writePage } from './report/page.ts';
 import { machineName, mergeEntries, readEntries, writeEntries } from './report/results.ts';
 import type { Entry } from './report/results.ts';
-import { ratios, summarise } from './report/summary.ts';
+import { growths, ratios, summarise } from './report/summary.ts';
 import { measureSubject } from './runner.ts';
 import type { Measurement, RunOptions } from './runner.ts';
 import { pointsOf, SCENARIOS } from './scenarios.ts';
@@ -100,7 +100,7 @@ async function main(args: readonly string[]): Promise<void> {
       runs: options.runs,
       seconds: options.seconds,
       rows: summarise(measurements),
-      ratios: ratios(measurements),
+      ratios: [...ratios(measurements), ...(scenario.kind === 'load' && scenario.grows !== null ? growths(measurements, scenario.grows) : [])],
       figures,
     };
     process.stdout.write(`\n${section(entry)}\n`);

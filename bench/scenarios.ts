@@ -33,6 +33,8 @@ export interface LoadScenario {
   readonly axes: Axes;
   /** Yardsticks of the same run, where they are installed; only appends have any. */
   readonly against: readonly string[];
+  /** What grows from point to point: each is set against the smallest. */
+  readonly grows: 'contexts' | 'messagesEach' | null;
 }
 
 export type ProbeName = 'idle' | 'restart';
@@ -62,10 +64,11 @@ interface Loaded {
   readonly nodes?: number;
   readonly axes: Partial<Axes>;
   readonly against?: readonly string[];
+  readonly grows?: 'contexts' | 'messagesEach';
 }
 
-function load(name: string, { title, nodes = 3, axes, against = [] }: Loaded): LoadScenario {
-  return { kind: 'load', name, title, nodes, axes: { ...BASE, ...axes }, against };
+function load(name: string, { title, nodes = 3, axes, against = [], grows }: Loaded): LoadScenario {
+  return { kind: 'load', name, title, nodes, axes: { ...BASE, ...axes }, against, grows: grows ?? null };
 }
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -81,8 +84,8 @@ export const SCENARIOS: readonly Scenario[] = [
   load('reads', { title: 'Reads from the leader and from a follower, three nodes', axes: { operation: ['tail', 'window'], messagesEach: [50], route: ['leader', 'follower', 'spread'] } }),
   load('mixed', { title: 'A fifth appends, the rest reads of tails and windows, three nodes', axes: { operation: ['mixed'], clients: [16, 64], messagesEach: [50] } }),
   load('fanout', { title: 'Streams: frames delivered by one node', nodes: 1, axes: { clients: [4], contexts: [10], subscribers: [100, 1000] } }),
-  load('growth-messages', { title: 'Cost by messages in the context, one node', nodes: 1, axes: { operation: ['append', 'window'], clients: [16], contexts: [1], messagesEach: [1000, 10_000, 100_000, 1_000_000] } }),
-  load('growth-contexts', { title: 'Cost by number of contexts, one node', nodes: 1, axes: { operation: ['append', 'window'], contexts: [1000, 10_000, 100_000, 1_000_000], messagesEach: [1] } }),
+  load('growth-messages', { title: 'Cost by messages in the context, one node', nodes: 1, grows: 'messagesEach', axes: { operation: ['append', 'window'], clients: [16], contexts: [1], messagesEach: [1000, 10_000, 100_000, 1_000_000] } }),
+  load('growth-contexts', { title: 'Cost by number of contexts, one node', nodes: 1, grows: 'contexts', axes: { operation: ['append', 'window'], contexts: [1000, 10_000, 100_000, 1_000_000], messagesEach: [1] } }),
   { kind: 'probe', name: 'idle', title: 'Three nodes without any request' },
   { kind: 'probe', name: 'restart', title: 'Ready again after a stop' },
 ];

@@ -10,7 +10,7 @@ const END = '<!-- end of measured -->';
 export function section({ title, rows, ratios, figures }: Pick<Entry, 'title' | 'rows' | 'ratios' | 'figures'>): string {
   const parts = [`### ${title}`];
   if (rows.length > 0) parts.push(rowTable(rows, 'speed'));
-  if (ratios.length > 0) parts.push('Against the yardsticks of the same runs, median of the ratios (least–greatest):', ratioTable(ratios));
+  if (ratios.length > 0) parts.push('Within the same runs, median of the ratios (least–greatest):', ratioTable(ratios));
   if (rows.length > 0) parts.push('<details><summary>What it takes</summary>', rowTable(rows, 'cost'), '</details>');
   if (figures.length > 0) parts.push(probeTable(figures));
   return parts.join('\n\n');

@@ -111,11 +111,9 @@ export function cpuPer1000({ serverCpuSeconds, units }: LoadResult): number | nu
   return serverCpuSeconds === null || units === 0 ? null : (serverCpuSeconds / units) * 1000;
 }
 
-/** The product against a yardstick, each ratio taken within one pass: median, least and greatest. */
+/** Something against a yardstick, each ratio taken within one pass: median, least and greatest. */
 export interface Ratio {
-  readonly scenario: string;
   readonly label: string;
-  readonly subject: string;
   readonly yardstick: string;
   readonly throughput: Range;
   readonly cpu: Range | null;
@@ -135,24 +133,41 @@ function rangeOf(values: readonly (number | null)[]): Range | null {
   return middle === null ? null : { median: middle, least: Math.min(...known), greatest: Math.max(...known) };
 }
 
-/** Every other subject of a point is a yardstick of `subject`. */
+/** The product against every other subject of each point. */
 export function ratios(measurements: readonly Measurement[], subject = 'fastpaca'): Ratio[] {
   const groups = groupBy(measurements);
   return groups.flatMap((theirs) => {
     const [first] = theirs;
     if (first === undefined || first.subject === subject) return [];
     const ours = groups.find(([one]) => one?.subject === subject && one.scenario === first.scenario && one.point.label === first.point.label) ?? [];
-    const over = (field: (result: LoadResult) => number | null): Range | null =>
-      rangeOf(
-        ours.map(({ run, result }) => {
-          const theirResult = theirs.find((one) => one.run === run)?.result;
-          const [a, b] = [field(result), theirResult === undefined ? null : field(theirResult)];
-          return a === null || b === null || b === 0 ? null : a / b;
-        }),
-      );
-    const throughput = over(({ units, seconds }) => units / seconds);
-    if (throughput === null) return [];
-    const at = (field: 'p50' | 'p99'): Range | null => over(({ latency }) => latency?.[field] ?? null);
-    return [{ scenario: first.scenario, label: first.point.label, subject, yardstick: first.subject, throughput, cpu: over(cpuPer1000), p50: at('p50'), p99: at('p99') }];
+    return ratioOf(ours, theirs, first.point.label, first.subject);
   });
+}
+
+/** Each point against the one of the same operation with the least on `axis`: what growth costs. */
+export function growths(measurements: readonly Measurement[], axis: 'contexts' | 'messagesEach', subject = 'fastpaca'): Ratio[] {
+  const groups = groupBy(measurements.filter((one) => one.subject === subject));
+  return groups.flatMap((grown) => {
+    const [first] = grown;
+    if (first === undefined) return [];
+    const alike = groups.filter(([one]) => one?.point.operation === first.point.operation && one.point.clients === first.point.clients);
+    const [least] = alike.toSorted(([a], [b]) => (a?.point[axis] ?? 0) - (b?.point[axis] ?? 0));
+    if (least === undefined || least === grown) return [];
+    return ratioOf(grown, least, first.point.label, least[0]?.point.label ?? '');
+  });
+}
+
+function ratioOf(ours: readonly Measurement[], theirs: readonly Measurement[], label: string, yardstick: string): Ratio[] {
+  const over = (field: (result: LoadResult) => number | null): Range | null =>
+    rangeOf(
+      ours.map(({ run, result }) => {
+        const theirResult = theirs.find((one) => one.run === run)?.result;
+        const [a, b] = [field(result), theirResult === undefined ? null : field(theirResult)];
+        return a === null || b === null || b === 0 ? null : a / b;
+      }),
+    );
+  const throughput = over(({ units, seconds }) => units / seconds);
+  if (throughput === null) return [];
+  const at = (field: 'p50' | 'p99'): Range | null => over(({ latency }) => latency?.[field] ?? null);
+  return [{ label, yardstick, throughput, cpu: over(cpuPer1000), p50: at('p50'), p99: at('p99') }];
 }

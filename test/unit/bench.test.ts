@@ -16,7 +16,7 @@ import { Window } from '../../bench/load/window.ts';
 import { chart } from '../../bench/report/chart.ts';
 import { mergeEntries } from '../../bench/report/results.ts';
 import type { Entry } from '../../bench/report/results.ts';
-import { ratios, summarise } from '../../bench/report/summary.ts';
+import { growths, ratios, summarise } from '../../bench/report/summary.ts';
 import type { Measurement } from '../../bench/runner.ts';
 import { pointsOf, SCENARIOS } from '../../bench/scenarios.ts';
 
@@ -183,6 +183,16 @@ test('rows are medians over the runs, and ratios are taken within a run', () => 
   const [ratio] = ratios(measured);
   assert.deepEqual(ratio?.throughput, { median: 0.5, least: 0.5, greatest: 0.5 });
   assert.deepEqual(ratio?.cpu, { median: 2, least: 2, greatest: 2 });
+});
+
+test('growth is set against the smallest of the same kind within a run', () => {
+  const of = (messagesEach: number, operation: 'append' | 'window', run: number, cpu: number): Measurement => {
+    const one = measurement('fastpaca', run, 1000, cpu);
+    return { ...one, point: { ...one.point, messagesEach, operation, label: `${operation} ${messagesEach}` } };
+  };
+  const measured = [1, 2].flatMap((run) => [of(10, 'append', run, run), of(1, 'append', run, run), of(1, 'window', run, 5 * run), of(10, 'window', run, 10 * run)]);
+  const found = growths(measured, 'messagesEach').map(({ label, yardstick, cpu }) => [label, yardstick, cpu?.median]);
+  assert.deepEqual(found, [['append 10', 'append 1', 1], ['window 10', 'window 1', 2]]);
 });
 
 test('points are all combinations of the axes, told apart by their labels', () => {
