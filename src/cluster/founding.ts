@@ -150,7 +150,8 @@ export class Founding {
       clusterSize,
       founded: this.#record === null ? null : publicRecord(this.#record),
       promised: this.#promise === null ? null : recordDigest(this.#promise),
-      blocked: this.#blocked,
+      // Whoever founds without it must not count on it.
+      blocked: this.#blocked ?? (this.#state === 'joiner' ? this.#joining() : null),
       known: [...known, ...this.discovery.seen()].map((node) => ({ name: node.name, address: node.address })),
     };
   }
@@ -159,7 +160,7 @@ export class Founding {
   missing(): readonly string[] {
     if (this.#state === 'founded') return [];
     if (this.#blocked !== null) return [this.#blocked];
-    if (this.#state === 'joiner') return [this.#notAdmitted ?? 'asking to join the cluster that is there'];
+    if (this.#state === 'joiner') return [this.#joining()];
     const reasons = this.#promise === null ? this.#obstacles() : this.#promiseReasons(this.#promise);
     const lines = [...reasons, ...this.discovery.unanswered()];
     return lines.length > 0 ? lines : ['everyone is here; waiting for the lowest name to propose the cluster'];
@@ -343,6 +344,7 @@ export class Founding {
       return `node '${identity.name}' belongs to ${describe(this.#record)} already`;
     }
     if (this.#blocked !== null) return this.#blocked;
+    if (this.#state === 'joiner') return this.#joining();
     if (record.members.length !== clusterSize) return `node '${identity.name}' founds a cluster of ${clusterSize}, not of ${record.members.length}`;
     const self = record.members.find((member) => member.name === identity.name);
     if (self === undefined) return `${describe(record)} does not name node '${identity.name}'`;
@@ -410,6 +412,10 @@ export class Founding {
     } catch (error) {
       this.#sayNotAdmitted(`asking node '${hello.name}' to join failed: ${error instanceof Error ? error.message : String(error)}`);
     }
+  }
+
+  #joining(): string {
+    return this.#notAdmitted ?? `node '${this.#options.identity.name}' asks to join a cluster that was founded without its data directory`;
   }
 
   #sayNotAdmitted(reason: string): void {

@@ -9,10 +9,11 @@ import { TOPOLOGY_GROUP } from '../constants.ts';
 import { ApiError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Storage } from '../storage/store.ts';
+import { describeCluster, type ClusterDescription } from './describe.ts';
 import type { RouteAnswer } from './founding.ts';
 import { admissionBody, readTable, writeTable, type JoinRequest } from './joining.ts';
 import { Mover } from './mover.ts';
-import type { DamagedStatus, PeerStatuses } from './peer-status.ts';
+import type { DamagedStatus, NodeStatus, PeerStatuses } from './peer-status.ts';
 import { Planner } from './planner.ts';
 import { RequestKind, type FoundingRecord, type NodeIdentity, type PeerNetwork } from './ports.ts';
 import { Replicas, type ReplicasOptions } from './replicas.ts';
@@ -43,6 +44,8 @@ export interface MembershipOptions {
   /** The table as this node's own replica of it has it, or null. */
   readonly ownTable: () => Topology | null;
   readonly record: () => FoundingRecord | null;
+  /** What this node tells its peers. */
+  readonly status: () => NodeStatus;
   /** A later table than before: whom to link with, where replicas live. */
   readonly onTable: (topology: Topology) => void;
   /** A replica left this node. */
@@ -54,8 +57,8 @@ export interface MembershipOptions {
 }
 
 export class Membership {
-  readonly mover: Mover;
   private readonly options: MembershipOptions;
+  private readonly mover: Mover;
   private readonly replicas: Replicas;
   private readonly planner: Planner;
   private table: Topology | null = null;
@@ -129,14 +132,25 @@ export class Membership {
     });
   }
 
-  /** What this node tells its peers of its replicas and whom it hears. */
-  status(): { up: readonly NodeId[]; damaged: readonly DamagedStatus[] } {
-    return { up: this.options.network.up(), damaged: this.replicas.damaged() };
+  /** Replicas of this node that cannot serve and are to be replaced. */
+  damaged(): readonly DamagedStatus[] {
+    return this.replicas.damaged();
   }
 
-  /** What the coordinator, were it this node, could not do; in words. */
-  waiting(): readonly string[] {
-    return this.table === null ? [] : this.planner.waiting(this.table);
+  /** The answer of GET /v1/cluster. */
+  async describe(): Promise<ClusterDescription> {
+    const { host, network, identity, statuses, status } = this.options;
+    return describeCluster({
+      topology: this.table,
+      host,
+      network,
+      self: identity.name,
+      status: status(),
+      peers: statuses.linked(),
+      silentMs: (node) => this.planner.silentMs(node),
+      waitOf: (group) => this.mover.waitOf(group),
+      waiting: this.table === null ? [] : this.planner.waiting(this.table),
+    });
   }
 
   /** Answers RequestKind.topology: the latest table, or nothing. */

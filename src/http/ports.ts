@@ -147,6 +147,12 @@ export interface HealthApi {
 export interface ClusterApi {
   /** The answer of GET /v1/cluster. */
   describe(): Promise<unknown>;
+  /** Takes leaderships and replicas away from a node, or lets it have some again. ApiError not_found, would_lose_quorum. */
+  drain(node: string, drain: boolean): Promise<void>;
+  /** Removes a node for good. ApiError not_found, conflict, would_lose_quorum. */
+  remove(node: string): Promise<void>;
+  /** Makes a node the preferred leader of a group. ApiError not_found, conflict. */
+  transfer(group: number, to: string): Promise<void>;
 }
 
 /** Whose calls a route takes: other nodes', health probes', or everybody else's. */

@@ -7,6 +7,7 @@ import type { Config } from '../config.ts';
 import type { Logger } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import { parseMetadataPatch, parsePut, SETTINGS_BODY_BYTES_MAX } from '../settings.ts';
+import { mountCluster } from './cluster-routes.ts';
 import { JSON_TYPE } from './errors.ts';
 import { contextId, idempotencyKey, Query, rawBody, refuseQuery } from './input.ts';
 import { Exports, wantsLines } from './exports.ts';
@@ -142,10 +143,7 @@ export function mountApi(app: FastifyInstance, deps: RouteDeps): void {
     return send(reply, 200, body);
   });
 
-  app.get('/cluster', { schema: OPERATIONS.getCluster }, async (request, reply) => {
-    refuseQuery(request);
-    return send(reply, 200, toJson(await deps.cluster.describe()));
-  });
+  mountCluster(app, deps.cluster, (status) => metrics.requestAnswered(status));
 
   function sendRead(reply: FastifyReply, answer: ReadAnswer): FastifyReply {
     if (answer.appliedIndex !== null) reply.header('x-applied-index', String(answer.appliedIndex));

@@ -28,6 +28,8 @@ interface Operation {
   readonly summary: string;
   readonly description?: string;
   readonly tag?: 'contexts' | 'cluster' | 'node';
+  /** Of the path, where it is not a context's. */
+  readonly params?: Schema;
   /** False: under /contexts, but of no one context. */
   readonly byId?: boolean;
   readonly query?: readonly QueryName[];
@@ -43,6 +45,9 @@ const REFERENCE = (name: string): Schema => ({ $ref: `${name}#` });
 const CLAIM_PATTERN = `^[0-9a-f]{${CLAIM_TOKEN_BYTES * 2}}$`;
 const READ_ERRORS: readonly ErrorCode[] = ['invalid_request', 'invalid_context_id', 'unauthorized', 'context_not_found', 'rate_limited', 'raft_unavailable', 'timeout', 'internal'];
 const WRITE_ERRORS: readonly ErrorCode[] = [...READ_ERRORS, 'invalid_json', 'context_tombstoned', 'context_purged', 'payload_too_large', 'unsupported_media_type', 'overloaded', 'read_only'];
+
+const CHANGE_ERRORS: readonly ErrorCode[] = ['invalid_request', 'unauthorized', 'not_found', 'conflict', 'would_lose_quorum', 'rate_limited', 'overloaded', 'raft_unavailable', 'timeout', 'internal'];
+const nodeParams = { type: 'object', required: ['node'], properties: { node: { type: 'string', minLength: 1 } } } as const;
 
 /** Query parameters an operation takes: what `Query.read` is given and what the document shows. */
 export const OPERATION_QUERY = {
@@ -193,8 +198,56 @@ export const OPERATIONS = {
     id: 'getCluster',
     tag: 'cluster',
     summary: 'Nodes and groups as this node sees them',
-    success: { 200: { ...anyObject, properties: { cluster_id: { type: 'string' }, coordinator: { type: ['string', 'null'] }, nodes: { type: 'array' }, groups: { type: 'array' } } } },
+    success: {
+      200: {
+        ...anyObject,
+        properties: {
+          cluster_id: { type: ['string', 'null'] },
+          coordinator: { type: ['string', 'null'] },
+          nodes: { type: 'array', items: anyObject },
+          groups: { type: 'array', items: anyObject },
+          moves: { type: 'array', items: anyObject, description: 'Replicas on their way into a group or out of it.' },
+          damaged: { type: 'array', items: anyObject, description: 'Replicas that took themselves out and are to be replaced.' },
+          waiting: { type: 'array', items: { type: 'string' }, description: 'What should be done and cannot be.' },
+        },
+      },
+    },
     errors: ['invalid_request', 'unauthorized', 'rate_limited', 'raft_unavailable', 'internal'],
+  }),
+  drainNode: describe({
+    id: 'drainNode',
+    tag: 'cluster',
+    params: nodeParams,
+    summary: 'Move leaderships and replicas away from a node',
+    description: 'GET /v1/cluster shows how far it is; a node that hosts nothing any more is `drained` and can be removed.',
+    success: { 202: closed({ node: { type: 'string' }, state: { type: 'string' } }) },
+    errors: CHANGE_ERRORS,
+  }),
+  undrainNode: describe({
+    id: 'undrainNode',
+    tag: 'cluster',
+    params: nodeParams,
+    summary: 'Let a draining node host groups again',
+    success: { 200: closed({ node: { type: 'string' }, state: { type: 'string' } }) },
+    errors: CHANGE_ERRORS,
+  }),
+  removeNode: describe({
+    id: 'removeNode',
+    tag: 'cluster',
+    params: nodeParams,
+    summary: 'Remove a drained node, or one that is down, for good',
+    description: 'Its data directory can never return; its name can, with an empty one.',
+    success: { 200: closed({ node: { type: 'string' }, state: { type: 'string' } }) },
+    errors: CHANGE_ERRORS,
+  }),
+  transferGroup: describe({
+    id: 'transferGroup',
+    tag: 'cluster',
+    params: { type: 'object', required: ['group'], properties: { group: { type: 'integer', minimum: 0 } } },
+    summary: 'Hand a group to another leader',
+    body: { ...closed({ to: { type: 'string', description: 'An active node with a voting replica of the group.' } }), examples: [{ to: 'node-2' }] },
+    success: { 202: closed({ group: { type: 'integer' }, to: { type: 'string' } }) },
+    errors: [...CHANGE_ERRORS, 'invalid_json', 'payload_too_large', 'unsupported_media_type'],
   }),
   live: describe({ id: 'live', tag: 'node', summary: 'The process answers', success: { 200: closed({ status: { type: 'string' } }) }, errors: [] }),
   ready: describe({
@@ -225,7 +278,7 @@ function describe(operation: Operation): FastifySchema {
     summary: operation.summary,
     ...(operation.description === undefined ? {} : { description: operation.description }),
     tags: [tag],
-    ...(tag === 'contexts' && operation.byId !== false ? { params: pathParams } : {}),
+    ...(operation.params !== undefined ? { params: operation.params } : tag === 'contexts' && operation.byId !== false ? { params: pathParams } : {}),
     ...(query.length === 0 ? {} : { querystring: closed(Object.fromEntries(query.map((name) => [name, QUERY_PARAMETERS[name]])), []) }),
     ...(operation.headers === undefined ? {} : { headers: { type: 'object', properties: operation.headers } }),
     ...(operation.body === undefined ? {} : { body: operation.body }),

@@ -10,7 +10,9 @@ import { Founding } from '../../src/cluster/founding.ts';
 import type { PeerRoute } from '../../src/cluster/founding.ts';
 import { recordDigest } from '../../src/cluster/hello.ts';
 import { openIdentity, readFounded } from '../../src/cluster/identity.ts';
+import { admissionBody, readTable } from '../../src/cluster/joining.ts';
 import type { FoundingRecord } from '../../src/cluster/ports.ts';
+import { foundingTopology } from '../../src/cluster/topology.ts';
 import { Crash, FileFacts } from './cluster-facts.ts';
 import type { CrashPoint } from './cluster-facts.ts';
 
@@ -40,6 +42,8 @@ class Member {
   readonly deafTo = new Set<string>();
   readonly records: FoundingRecord[] = [];
   fatals = 0;
+  /** Lets others join. */
+  admits = false;
   #routes: readonly PeerRoute[] = [];
 
   constructor(name: string, size: number, secrets: readonly string[]) {
@@ -70,7 +74,11 @@ class Member {
       keys: new PeerKeys({ clusterSecrets: this.secrets, apiKeys: [] }),
       tls: null,
       log: { info: () => {}, warn: () => {} },
-      admit: async () => ({ status: 503, body: {} }),
+      admit: async () => {
+        const record = founding.record;
+        if (record === null || !this.admits) return { status: 503, body: { error: 'raft_unavailable', message: 'not today' } };
+        return { status: 200, body: admissionBody({ record, table: foundingTopology(record) }) };
+      },
       onForgotten: () => undefined,
       onFounded: (record) => this.records.push(record),
       fatal: (error) => {
@@ -295,8 +303,12 @@ test('a node that comes after the founding is a joiner and says so', async () =>
   await until(() => allFounded(nodes.filter((node) => node !== c)), 'a, b, d found');
   await c?.start();
   await until(() => c?.founding?.state === 'joiner', 'c is a joiner');
-  assert.match(c?.missing ?? '', /founded without 'c'/);
+  await until(() => /node '[abd]' does not admit this node: not today/.test(c?.missing ?? ''), 'the reason');
   assertOneCluster(nodes);
+  for (const node of nodes) node.admits = true;
+  await until(() => allFounded(nodes), 'c is admitted');
+  assertOneCluster(nodes);
+  assert.ok(c && readTable(c.facts) !== null, 'with the table, for its members are not what the record says');
 });
 
 test('more nodes than the cluster has members: the lowest names them all and proposes nothing', async () => {
@@ -335,7 +347,7 @@ test('nodes that disagree on the size do not found', async () => {
 });
 
 for (const secrets of [['s'], []]) {
-  test(`a member whose disk was emptied is refused with the reason, and founds nothing (${secrets.length === 0 ? 'open founding' : 'secret'})`, async () => {
+  test(`a member whose disk was emptied is told why it is not let in, and founds nothing (${secrets.length === 0 ? 'open founding' : 'secret'})`, async () => {
     const nodes = await group(['a', 'b', 'c'], { secrets });
     await Promise.all(nodes.map((node) => node.start()));
     await until(() => allFounded(nodes), 'founded');
@@ -345,8 +357,14 @@ for (const secrets of [['s'], []]) {
     await c.stop();
     c.disk += '-new';
     await c.start();
-    await until(() => c.founding?.state === 'refused', 'refused');
-    assert.match(c.missing, /node 'c' is known to cluster .* with another data directory \(store .*\); this one is empty/);
+    if (secrets.length > 0) {
+      await until(() => c.founding?.state === 'joiner', 'it asks to come back');
+      await until(() => /does not admit this node: not today/.test(c.missing), 'the reason');
+    } else {
+      // It lost the key that founding minted.
+      await until(() => c.founding?.state === 'refused', 'refused');
+      assert.match(c.missing, /node 'c' is known to cluster .* with another data directory \(store .*\); this one is empty/);
+    }
     assert.equal(c.founded, null);
     assert.notEqual(old, null);
   });
@@ -361,7 +379,7 @@ test('a wiped node that met the founded cluster does not found with other empty 
   await c.stop();
   c.disk += '-new';
   await c.start();
-  await until(() => c.founding?.state === 'refused', 'refused');
+  await until(() => c.founding?.state === 'joiner', 'it wants to join');
   await Promise.all([a.stop(), b.stop()]);
   const empties = await group(['aa', 'ab'], { size: 3 });
   for (const node of empties) {
@@ -370,7 +388,7 @@ test('a wiped node that met the founded cluster does not found with other empty 
   }
   await letThemLook(empties);
   assert.ok(empties.every((node) => node.founded === null));
-  assert.match(empties[0]?.missing ?? '', /node 'c' cannot take part: node 'c' is known to cluster/);
+  assert.match(empties[0]?.missing ?? '', /node 'c' cannot take part: node '[abc]' (asks to join|does not admit)|asking node '[ab]' to join failed/);
   assert.equal(empties[0]?.founding?.hello().promised, null);
 });
 

@@ -32,7 +32,7 @@ test('docs/api/rest.md lists exactly the calls that exist, with their success st
     Object.entries(calls).map(([method, { responses }]) => {
       const health = path.startsWith('/health');
       const statuses = Object.keys(responses).filter((status) => Number(status) < 400 || health);
-      return `${method.toUpperCase()} ${path.replace('{id}', ':id')} ${statuses.join(', ')}`;
+      return `${method.toUpperCase()} ${path.replace(/\{(\w+)\}/g, ':$1')} ${statuses.join(', ')}`;
     }),
   );
   assert.deepEqual(documented.sort(), [...existing, 'GET /openapi.json 200'].sort());

@@ -54,9 +54,9 @@ describe('readiness', () => {
     let looks = 0;
     host.readIndex = (_group, done) => void questions.push(done);
     host.groups = () => [GROUP, TOPOLOGY_GROUP];
-    // Counts the looks: every one asks the router about each group.
-    const hosts = node.router.hosts.bind(node.router);
-    node.router.hosts = (group) => (looks++, hosts(group));
+    // Counts the looks: every one asks the host about each group.
+    const status = host.status.bind(host);
+    host.status = (group) => (looks++, status(group));
     node.health.open();
     await until('some looks', () => looks > 10);
     assert.equal(questions.length, 2);

@@ -37,7 +37,7 @@ test('every call answers its documented status and the bytes of the store', asyn
   const gone = await app.inject({ method: 'DELETE', url: '/v1/contexts/c' });
   assert.deepEqual([gone.statusCode, gone.body, store.calls.at(-1)?.verb], [204, '', 'remove']);
   const cluster = await app.inject('/v1/cluster');
-  assert.deepEqual([cluster.statusCode, cluster.json()], [200, { cluster_id: 'c', coordinator: null, nodes: [], groups: [] }]);
+  assert.deepEqual([cluster.statusCode, cluster.json()], [200, { cluster_id: 'c', coordinator: null, nodes: [], groups: [], moves: [], damaged: [], waiting: [] }]);
 });
 
 test('HEAD answers what GET would, without the body', async (t) => {

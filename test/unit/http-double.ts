@@ -178,7 +178,12 @@ export async function startApp(env: Record<string, string> = {}, extra: Partial<
       return this.state;
     },
   };
-  const cluster = { describe: async () => ({ cluster_id: 'c', coordinator: null, nodes: [], groups: [] }) };
+  const cluster = {
+    describe: async () => ({ cluster_id: 'c', coordinator: null, nodes: [], groups: [], moves: [], damaged: [], waiting: [] }),
+    drain: async () => undefined,
+    remove: async () => undefined,
+    transfer: async () => undefined,
+  };
   const app = await buildApp({ config, store, listing: store, exports: store, logger, metrics, health, cluster, ...extra });
   return { app, store, logger, metrics, health, config };
 }
