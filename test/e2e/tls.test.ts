@@ -255,4 +255,30 @@ describe('one node', () => {
       return /no answer from 127\.0\.0\.1:\d+ \(.*(certificate|verify)/.test(String(answer?.json['reason']));
     });
   });
+
+  test('a certificate counts for the names in it only, by which its node is looked for', async (t) => {
+    const secret = { FASTPACA_CLUSTER_SECRET: SECRET };
+    const named = nodeOf('named', await freePort(), [], await authority.issue('named', { names: 'DNS:localhost' }), authority.cert, secret);
+    named.start();
+    t.after(() => named.kill('SIGKILL'));
+    /** What a node that looks for it by that name says of the answer; '' once there is one. */
+    const silence = async (host: string): Promise<string> => {
+      const seed = `${host}:${named.port}`;
+      const node = nodeOf(`asks-${host}`, await freePort(), [], await authority.issue(`asks-${host}`), authority.cert, { ...secret, FASTPACA_CLUSTER_SEED: seed, FASTPACA_CLUSTER_SIZE: '2' });
+      node.start();
+      try {
+        let told = 'not asked yet';
+        await until(`${node.name} to have asked`, async () => {
+          const answer = await call(node, '/health/ready').catch(() => null);
+          if (answer !== null) told = /no answer from .*/.exec(String(answer.json['reason']))?.[0] ?? '';
+          return !/not asked yet|ECONNREFUSED/.test(told);
+        });
+        return told;
+      } finally {
+        await node.kill('SIGKILL');
+      }
+    };
+    assert.match(await silence('127.0.0.1'), /does not match certificate's altnames/);
+    assert.equal(await silence('localhost'), '');
+  });
 });
