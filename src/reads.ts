@@ -231,8 +231,9 @@ export function decodeSlice(body: Buffer): { lastSeq: number; nextSeq: number | 
 function firstSeqAfter({ rows, id, header, fetched }: Log, version: number): number {
   if (version >= header.version) return header.lastSeq + 1;
   const hot = header.trimmedSeq + 1;
-  // The newest messages are always hot. What comes before the first of these has a version below it.
-  if (hot > 1 && version < messageRow(hotRow(rows, id, hot)).version - 1) {
+  // What comes before the oldest hot message has a version below that one's.
+  const hotVersion = hot > header.lastSeq ? header.version + 1 : messageRow(hotRow(rows, id, hot)).version;
+  if (hot > 1 && version < hotVersion - 1) {
     const seq = fetched.seqAfter(version, header.trimmedSeq);
     if (seq < hot) return seq;
   }

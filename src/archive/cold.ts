@@ -40,7 +40,7 @@ export interface ColdStore {
 /** What one read has fetched from the archive so far. */
 export class Fetched {
   private readonly messages = new Map<number, ColdMessage>();
-  private readonly seqsAfter = new Map<number, { readonly to: number; readonly seq: number }>();
+  private readonly seqsAfter = new Map<number, number>();
   /** A page ended before these, because it had its bytes. */
   private readonly stops = new Set<number>();
   private bytes = 0;
@@ -68,11 +68,11 @@ export class Fetched {
     throw new ColdMiss({ what: 'messages', from, to: Math.min(to, seq + half), bytesMax: BLOCK_BYTES });
   }
 
-  /** The smallest seq up to `to` whose version is above `version`; to + 1 when there is none. Throws ColdMiss. */
+  /** The smallest seq whose version is above `version`, for one that is below the version of message to + 1. Throws ColdMiss. */
   seqAfter(version: number, to: number): number {
     const found = this.seqsAfter.get(version);
-    if (found === undefined || (found.seq > found.to && found.to < to)) throw new ColdMiss({ what: 'seqAfter', version, to });
-    return found.seq;
+    if (found === undefined) throw new ColdMiss({ what: 'seqAfter', version, to });
+    return found;
   }
 
   add(need: Extract<ColdNeed, { what: 'messages' }>, messages: readonly ColdMessage[]): void {
@@ -85,7 +85,7 @@ export class Fetched {
   }
 
   addSeqAfter(need: Extract<ColdNeed, { what: 'seqAfter' }>, seq: number): void {
-    this.seqsAfter.set(need.version, { to: need.to, seq });
+    this.seqsAfter.set(need.version, seq);
   }
 }
 

@@ -156,8 +156,8 @@ export class LogReplay {
   /** Smallest seq whose message is above `version`; versions rise with seqs, and one that is missing is an old one. Throws ColdMiss. */
   private firstSeqAfter(version: number, header: ContextHeader): number {
     const hot = header.trimmedSeq + 1;
-    const oldest = this.hasArchive && hot > 1 ? this.message(hot) : null;
-    if (oldest !== null && version < oldest.version - 1) {
+    const hotVersion = this.message(hot)?.version ?? header.version + 1;
+    if (this.hasArchive && hot > 1 && version < hotVersion - 1) {
       const seq = this.fetched.seqAfter(version, header.trimmedSeq);
       if (seq < hot) return seq;
     }

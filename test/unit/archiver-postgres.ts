@@ -98,6 +98,13 @@ export class PostgresServer {
     return queryOnce(this.url, text, values);
   }
 
+  /** The server's processes, its backends among them. */
+  pids(): number[] {
+    const parent = this.child?.pid;
+    if (parent === undefined) return [];
+    return [parent, ...readFileSync(`/proc/${parent}/task/${parent}/children`, 'latin1').trim().split(' ').map(Number)];
+  }
+
   /** Starts the server on its data and waits until it answers. */
   async run(): Promise<void> {
     const log = openSync(join(this.dir, 'log'), 'a');
