@@ -7,8 +7,9 @@
 import { parseArgs } from 'node:util';
 import type { FarmSummary } from '../test/sim/farm.ts';
 import { runFarm } from '../test/sim/farm.ts';
-import type { Mutant } from '../test/sim/run.ts';
-import { MUTANTS, runSeed } from '../test/sim/run.ts';
+import type { Mutant } from '../test/sim/mutants.ts';
+import { MUTANTS } from '../test/sim/mutants.ts';
+import { runSeed } from '../test/sim/run.ts';
 
 const { values } = parseArgs({
   options: {

@@ -170,8 +170,8 @@ function planTable(view: View): { moves: Move[]; roles: { id: ReplicaId; voter: 
     if (state === 'removed' || (own !== undefined && !(view.isDamaged(TOPOLOGY_GROUP, own) && observed.up.has(name)))) continue;
     moves.push({ group: TOPOLOGY_GROUP, remove: own?.id ?? null, add: name });
   }
-  // One change of voters at a time, and never along with a replacement: both would count on the same replicas.
-  if (moves.length > 0 || staying.some(({ voter, phase }) => voter && phase === 'changing')) return { moves, roles: [] };
+  // Never along with a replacement: both would count on the same replicas.
+  if (moves.length > 0) return { moves, roles: [] };
   const order = weights.order(staying.map(({ node }) => node), TOPOLOGY_GROUP);
   const place = (replica: PlacedReplica): number => order.indexOf(replica.node);
   const isSound = (replica: PlacedReplica): boolean => eligible.includes(replica.node) && !view.isDamaged(TOPOLOGY_GROUP, replica);
@@ -184,8 +184,10 @@ function planTable(view: View): { moves: Move[]; roles: { id: ReplicaId; voter: 
     ...voters.filter((replica) => !isSound(replica)),
   ];
   const chosen = new Set(candidates.slice(0, wanted));
-  const roles = staying.filter((replica) => replica.voter !== chosen.has(replica)).map(({ id, voter }) => ({ id, voter: !voter }));
-  return { moves, roles };
+  // One change of voters at a time; only who is missing comes on top, since without enough of them none can end.
+  const isChanging = voters.some(({ phase }) => phase === 'changing');
+  const roles = staying.filter((replica) => replica.voter !== chosen.has(replica) && !(isChanging && (replica.voter || voters.length >= wanted)));
+  return { moves, roles: roles.map(({ id, voter }) => ({ id, voter: !voter })) };
 }
 
 /** Nodes that may lead the group: settled voters on eligible nodes, and not damaged. */

@@ -197,12 +197,12 @@ export function hostsData(topology: Topology, name: NodeId): boolean {
   return topology.groups.some(({ replicas }, group) => group !== TOPOLOGY_GROUP && replicas.some(({ node, phase }) => node === name && phase !== 'leaving'));
 }
 
-/** True if the data groups can keep as many voters as they have without the node: nobody has fewer than before. */
+/** True if without the node the data groups can have as many voters as they have, and as many as they are to have. */
 function canSpare(topology: Topology, name: NodeId): boolean {
-  if (!hostsData(topology, name)) return true;
+  const members = topology.nodes.filter((node) => node.state !== 'removed').length;
   const others = topology.nodes.filter((node) => node.name !== name && node.state === 'active').length;
   const most = topology.groups.reduce((most, placement, group) => (group === TOPOLOGY_GROUP ? most : Math.max(most, stayingVoters(placement))), 1);
-  return others >= most;
+  return others >= Math.max(most, members >= REPLICATION_FACTOR ? REPLICATION_FACTOR : 1);
 }
 
 type Join = Extract<TopologyCommand, { type: 'join' }>;

@@ -130,14 +130,23 @@ interface Batch<S> {
 
 /** What survives a process: the images, and what a lying disk would take back. */
 export class Disk<S> {
+  /** Tells this disk from any other, whatever node it is in. */
+  readonly storeId: string;
+  /** Highest replica number that ever lived here, by group. */
+  highest = new Map<GroupId, ReplicaId>();
   /** A nonce for every open of this disk, so that peers can tell whether it is the disk they last spoke with. */
   opens: number[] = [];
   groups = new Map<GroupId, DiskGroup<S>>();
   /** Images before the last writes, oldest first; only filled when the disk is told to lie. */
   undo: Map<GroupId, DiskGroup<S>>[] = [];
 
+  constructor(storeId: string) {
+    this.storeId = storeId;
+  }
+
   copy(): Disk<S> {
-    const copy = new Disk<S>();
+    const copy = new Disk<S>(this.storeId);
+    copy.highest = new Map(this.highest);
     copy.opens = this.opens.slice();
     for (const [group, image] of this.groups) copy.groups.set(group, image.copy());
     return copy;

@@ -4,7 +4,8 @@
  */
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
-import type { Mutant, RunResult } from './run.ts';
+import type { Mutant } from './mutants.ts';
+import type { RunResult } from './run.ts';
 
 export interface FarmOptions {
   readonly from: number;

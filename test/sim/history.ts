@@ -4,6 +4,7 @@
  * stays true. A contradiction throws a Violation.
  */
 import type { GroupId, HardState, Message, ReplicaId } from '../../raft/types.ts';
+import type { Topology } from '../../src/cluster/topology.ts';
 import { MessageType } from '../../raft/types.ts';
 import type { DiskGroup } from './disk.ts';
 
@@ -13,9 +14,11 @@ export class Violation extends Error {}
 export interface State {
   readonly index: number;
   readonly hash: number;
+  /** In the topology group, the table; elsewhere null. */
+  readonly table: Topology | null;
 }
 
-export const EMPTY_STATE: State = { index: 0, hash: 0 };
+export const EMPTY_STATE: State = { index: 0, hash: 0, table: null };
 
 interface Applied {
   readonly id: number;
@@ -63,7 +66,7 @@ export class History {
   }
 
   /** An entry was applied on top of `before`; returns the state after it. */
-  apply(group: GroupId, index: number, term: number, id: number, before: State): State {
+  apply(group: GroupId, { index, term, id }: { index: number; term: number; id: number }, before: State): State {
     const history = this.#group(group);
     this.applies += 1;
     const hash = mix(before.hash, id, index);
@@ -71,14 +74,14 @@ export class History {
     if (known !== undefined) {
       expect(known.id === id && known.term === term, `group ${group}: index ${index} applied as ${term}:${id} here, ${known.term}:${known.id} elsewhere`);
       expect(known.hash === hash, `group ${group}: states differ at index ${index}`);
-      return { index, hash };
+      return { ...before, index, hash };
     }
     expect(before.index === history.last.index && before.hash === history.last.hash, `group ${group}: ${index} applied over ${before.index} where ${history.last.index} was already applied`);
     expect(!history.ids.has(id), `group ${group}: proposal ${id} applied twice`);
     expect(!history.refused.has(id), `group ${group}: proposal ${id} applied after it was said not to be`);
     history.applied.set(index, { id, term, hash });
     history.ids.add(id);
-    history.last = { index, hash };
+    history.last = { ...before, index, hash };
     return history.last;
   }
 

@@ -21,7 +21,7 @@ const SLOW_MS = 250;
 
 export class Network {
   weather: Weather = CLEAR;
-  /** A network that lets a wiped node speak as its old self: one of the mutants. */
+  /** A network that lets a node with an older disk speak as its present self: two of the mutants. */
   readonly acceptsAnyone: boolean;
   readonly counts = { dropped: 0, duplicated: 0, slowed: 0, refused: 0, cut: 0 };
   readonly #clock: Clock;
@@ -31,8 +31,8 @@ export class Network {
   /** Counts resets of a pair; frames of an earlier count are gone. */
   readonly #resets = new Map<string, number>();
   readonly #buffered = new Map<string, number>();
-  /** What every peer durably remembers of a node: its latest open, by count and nonce. */
-  readonly #seen = new Map<NodeId, { readonly generation: number; readonly nonce: number }>();
+  /** What every peer durably remembers of a disk: its latest open, by count and nonce. */
+  readonly #seen = new Map<string, { readonly generation: number; readonly nonce: number }>();
 
   constructor(clock: Clock, chance: Chance, acceptsAnyone: boolean) {
     this.#clock = clock;
@@ -41,21 +41,16 @@ export class Network {
   }
 
   /**
-   * True if peers let in a node whose disk was opened with these nonces; then they remember the last one. The latest
+   * True if peers let in a node whose disk `store` was opened with these nonces; then they remember the last one. The latest
    * open they know of must be among them: comparing generations alone would admit a rolled-back disk as soon as it
    * was opened often enough.
    */
-  introduces(node: NodeId, opens: readonly number[]): boolean {
-    const seen = this.#seen.get(node);
+  introduces(store: string, opens: readonly number[]): boolean {
+    const seen = this.#seen.get(store);
     const known = seen === undefined || opens[seen.generation - 1] === seen.nonce;
-    if (known) this.#seen.set(node, { generation: opens.length, nonce: opens.at(-1) ?? 0 });
+    if (known) this.#seen.set(store, { generation: opens.length, nonce: opens.at(-1) ?? 0 });
     else this.counts.refused += 1;
     return known || this.acceptsAnyone;
-  }
-
-  /** The node comes back as a new one: its old identity, and with it every replica it had, is void. */
-  forget(node: NodeId): void {
-    this.#seen.delete(node);
   }
 
   isCut(from: NodeId, to: NodeId): boolean {

@@ -8,12 +8,17 @@ import type { HostOptions } from '../../raft/host.ts';
 import { Inbox } from '../../raft/inbox.ts';
 import type { ConfState, Entry, GroupId, Message, NodeId, ReplicaId, SnapshotMeta } from '../../raft/types.ts';
 import { decodeFrame } from '../../raft/wire.ts';
+import { applyTopology, type Topology } from '../../src/cluster/topology.ts';
+import { TOPOLOGY_GROUP } from '../../src/constants.ts';
 import type { Chance, Clock } from './clock.ts';
 import type { DiskFaults } from './disk.ts';
-import { Disk, MemoryStorage } from './disk.ts';
+import { Disk, DiskGroup, MemoryStorage } from './disk.ts';
 import type { History, State } from './history.ts';
 import { EMPTY_STATE, Violation } from './history.ts';
+import type { Memberships } from './memberships.ts';
+import type { Mutant } from './mutants.ts';
 import type { Network } from './network.ts';
+import { Steward } from './steward.ts';
 
 /** Small limits, so that every one of them is met in a short run. */
 export const SMALL_LIMITS: Omit<HostOptions, 'node' | 'random'> = {
@@ -29,8 +34,13 @@ export interface World {
   readonly chance: Chance;
   readonly network: Network;
   readonly history: History;
+  readonly memberships: Memberships;
   readonly nodes: Map<NodeId, SimNode>;
-  readonly directory: HostPorts['directory'];
+  /** The groups that are run, the table's own the last. */
+  readonly groups: readonly GroupId[];
+  readonly mutant: Mutant | undefined;
+  /** A number for a proposal. */
+  nextId(): number;
   readonly diskFaults: ((node: SimNode) => DiskFaults<State>) | null;
   /** Whether a disk that forgot what was promised is itself a violation, or only what follows from it. */
   readonly checksReopen: boolean;
@@ -39,21 +49,28 @@ export interface World {
   trace(text: () => string): void;
 }
 
+/** How often a node looks at the table and at what it should do about it. */
+const STEWARD_MS = 100;
 const SNAPSHOT_CHUNKS = 3;
 const CHUNK_TRIES = 3;
 
 /** One life of a process. */
-interface Life {
+export interface Life {
   readonly host: RaftHost;
   readonly storage: MemoryStorage<State>;
   readonly states: Map<GroupId, State>;
   /** Refused by its peers: it runs, but nobody listens. */
   readonly outcast: boolean;
+  readonly steward: Steward;
+  /** The latest table that a peer told of. */
+  told: Topology | null;
 }
 
 export class SimNode {
   readonly id: NodeId;
-  disk = new Disk<State>();
+  disk: Disk<State>;
+  /** The disk is an older one than it was: what is on it was contradicted since. */
+  isRolledBack = false;
   life: Life | null = null;
   pausedUntil = 0;
   slowDiskUntil = 0;
@@ -64,29 +81,54 @@ export class SimNode {
   constructor(id: NodeId, world: World) {
     this.id = id;
     this.#world = world;
+    this.disk = new Disk<State>(world.memberships.newStore(id));
   }
 
   get host(): RaftHost | null {
     return this.life === null ? null : this.life.host;
   }
 
-  /** Opens the disk and starts. `honest` false: the disk is known to have been wiped or rolled back. */
-  start(honest: boolean): void {
+  /** Opens the disk and starts. */
+  start(): void {
     const { clock, chance, network, history } = this.#world;
     const { disk } = this;
     disk.opens.push(chance.int(0, 2 ** 31));
     const storage = new MemoryStorage<State>(disk, (work) => clock.after(this.#diskMs(), work), this.#world.diskFaults?.(this) ?? null);
     const host = new RaftHost({ ...SMALL_LIMITS, node: this.id, random: chance.float }, this.#ports(storage));
-    const life: Life = { host, storage, states: new Map(), outcast: !network.introduces(this.id, disk.opens) };
+    const life: Life = { host, storage, states: new Map(), outcast: !network.introduces(disk.storeId, disk.opens), steward: new Steward(this, this.#world), told: null };
     this.life = life;
     for (const [group, image] of disk.groups) {
       if (image.rotten !== 0) this.damaged.add(group);
       if (this.damaged.has(group)) continue;
-      if (honest && this.#world.checksReopen) history.reopened(group, image);
+      if (!this.isRolledBack && this.#world.checksReopen) history.reopened(group, image);
       this.hostGroup(group);
     }
     this.#world.trace(() => `${this.id} starts, open ${disk.opens.length}${life.outcast ? ', refused by its peers' : ''}`);
     clock.after(chance.float() * 50, () => this.#tick(life));
+    clock.after(chance.float() * STEWARD_MS, () => this.#look(life));
+  }
+
+  /** The latest table this node knows of: its own replica's, or what it was told. */
+  table(): Topology | null {
+    if (this.life === null) return null;
+    const own = this.life.states.get(TOPOLOGY_GROUP)?.table ?? null;
+    const { told } = this.life;
+    return own === null || (told !== null && told.revision > own.revision) ? told : own;
+  }
+
+  /** True if this node takes `peer` for a member: the disk it came with is the one that the table knows. */
+  admits(peer: SimNode): boolean {
+    if (peer.life === null || peer.life.outcast) return false;
+    const table = this.table();
+    return table === null || table.nodes.some(({ name, storeId }) => name === peer.id && storeId === peer.disk.storeId);
+  }
+
+  /** A new and empty disk takes the place of the one it had. */
+  replaceDisk(): void {
+    this.crash(false);
+    this.disk = new Disk<State>(this.#world.memberships.newStore(this.id));
+    this.isRolledBack = false;
+    this.damaged.clear();
   }
 
   /** Lets the running host run a group that is on disk. */
@@ -109,7 +151,14 @@ export class SimNode {
     if (life === null) return;
     this.dropReplica(group);
     const conf: ConfState = { voters: [], votersOutgoing: [], learners: [], learnersNext: [], autoLeave: false };
+    this.disk.highest.set(group, replica);
     life.storage.createGroup(group, { replica, conf, index: 0, term: 0, state: EMPTY_STATE });
+    this.hostGroup(group);
+  }
+
+  /** A replica that has the group for itself, from the beginning. */
+  foundReplica(group: GroupId, replica: ReplicaId): void {
+    this.disk.groups.set(group, founded(replica, { voters: [replica], votersOutgoing: [], learners: [], learnersNext: [], autoLeave: false }, null));
     this.hostGroup(group);
   }
 
@@ -138,7 +187,8 @@ export class SimNode {
   receive(from: NodeId, sender: Life, frame: Uint8Array): void {
     const life = this.life;
     const { clock } = this.#world;
-    if (life === null || sender.outcast || life.outcast) return;
+    const peer = this.#world.nodes.get(from);
+    if (life === null || life.outcast || sender.outcast || peer === undefined || peer.life !== sender || !this.admits(peer) || !peer.admits(this)) return;
     if (this.pausedUntil > clock.now) {
       clock.after(this.pausedUntil - clock.now, () => this.receive(from, sender, frame));
       return;
@@ -153,6 +203,13 @@ export class SimNode {
     clock.after(50, () => this.#tick(life));
     if (this.pausedUntil > clock.now) return;
     life.host.tick();
+  }
+
+  #look(life: Life): void {
+    if (this.life !== life) return;
+    const { clock } = this.#world;
+    clock.after(STEWARD_MS, () => this.#look(life));
+    if (this.pausedUntil <= clock.now && !life.outcast) life.steward.round(life);
   }
 
   #diskMs(): number {
@@ -173,12 +230,12 @@ export class SimNode {
   }
 
   #ports(storage: MemoryStorage<State>): HostPorts {
-    const { clock, network, history, directory, nodes } = this.#world;
+    const { clock, network, history, memberships, nodes } = this.#world;
     const own = (): Life | null => (this.life?.storage === storage ? this.life : null);
     const inbox = new Inbox();
     return {
       storage,
-      directory,
+      directory: { node: (group, replica) => this.table()?.groups[group]?.replicas.find(({ id }) => id === replica)?.node },
       transport: {
         send: (to, frame) => {
           const life = own();
@@ -203,6 +260,7 @@ export class SimNode {
         apply: (group, entry) => this.#apply(storage, group, entry),
         applyConf: (group, entry, conf) => {
           clock.note(entry.index);
+          memberships.applied(group, entry.index, conf);
           this.#world.trace(() => `${this.id} group ${group}: membership ${JSON.stringify(conf)} at ${entry.index}`);
         },
         restored: (group, meta) => {
@@ -230,11 +288,19 @@ export class SimNode {
     const states = this.life?.states;
     if (states === undefined) return 0;
     const id = entryId(entry.data);
-    const state = this.#world.history.apply(group, entry.index, entry.term, id, states.get(group) ?? EMPTY_STATE);
+    const { history, memberships } = this.#world;
+    const state = this.#applied(group, id, history.apply(group, { index: entry.index, term: entry.term, id }, states.get(group) ?? EMPTY_STATE));
+    if (state.table !== null) memberships.tableIs(state.table);
     states.set(group, state);
     storage.putState(group, state);
     this.#world.clock.note(state.hash);
     return id;
+  }
+
+  #applied(group: GroupId, id: number, state: State): State {
+    const command = this.#world.memberships.commands.get(id);
+    if (group !== TOPOLOGY_GROUP || state.table === null || command === undefined) return state;
+    return { ...state, table: applyTopology(state.table, command).topology };
   }
 
   /** Chunk by chunk, each of which may be lost a few times; what is fetched is the source's durable state at the start. */
@@ -293,4 +359,9 @@ export function proposal(id: number, padding: number): Uint8Array {
 
 function entryId(data: Uint8Array): number {
   return new DataView(data.buffer, data.byteOffset, data.byteLength).getUint32(0);
+}
+
+/** A replica as founding makes it. */
+export function founded(replica: ReplicaId, conf: ConfState, table: Topology | null): DiskGroup<State> {
+  return new DiskGroup<State>({ replica, conf, index: 1, term: 1, state: { ...EMPTY_STATE, table } });
 }

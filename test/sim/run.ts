@@ -1,22 +1,23 @@
 /**
- * One simulated run from one seed: a cluster is founded, clients and faults work on it for a while, then the faults
- * stop and everything must converge within a bound. Which faults a run knows, and how often, is part of its seed.
+ * One simulated run from one seed: a cluster is founded, clients, an administrator and faults work on it for a while,
+ * then the faults stop and everything must converge within a bound. Which faults a run knows, and how often, is part of
+ * its seed.
  */
 import type { ConfState, GroupId, NodeId, ReplicaId } from '../../raft/types.ts';
 import { MessageType } from '../../raft/types.ts';
+import { foundingConf, hostsData, type TopologyCommand } from '../../src/cluster/topology.ts';
+import { TOPOLOGY_GROUP } from '../../src/constants.ts';
 import { Chance, Clock } from './clock.ts';
 import type { DiskFaults } from './disk.ts';
-import { Disk, DiskGroup } from './disk.ts';
+import { Disk } from './disk.ts';
 import type { State } from './history.ts';
 import { EMPTY_STATE, expect, History, Violation } from './history.ts';
+import { foundedTable, Memberships } from './memberships.ts';
+import type { Mutant } from './mutants.ts';
 import { CLEAR, Network } from './network.ts';
 import type { World } from './node.ts';
-import { proposal, SimNode } from './node.ts';
-import { Operator } from './operator.ts';
-
-/** Deliberately broken variants; the checks must notice each. */
-export const MUTANTS = ['skip-sync', 'count-before-sync', 'vote-twice', 'wiped-votes'] as const;
-export type Mutant = (typeof MUTANTS)[number];
+import { founded, proposal, SimNode } from './node.ts';
+import { leaderOf } from './steward.ts';
 
 export interface RunOptions {
   readonly seed: number;
@@ -39,8 +40,8 @@ export interface RunResult {
 }
 
 const TICK_MS = 50;
-const CONVERGE_TICKS_MAX = 600;
-const FOUNDED: { readonly index: number; readonly term: number } = { index: 1, term: 1 };
+const CONVERGE_TICKS_MAX = 1200;
+const NODES_MAX = 6;
 
 /** Runs one seed to its end or to the first violation. */
 export function runSeed(options: RunOptions): RunResult {
@@ -55,19 +56,22 @@ class Run {
   readonly #network: Network;
   readonly #history = new History();
   readonly #nodes = new Map<NodeId, SimNode>();
-  readonly #operator: Operator;
+  readonly #memberships: Memberships;
   readonly #world: World;
   readonly #groups: GroupId[] = [];
+  /** With the table's own. */
+  readonly #all: GroupId[] = [];
   readonly #faults: Record<string, number> = {};
   /** Probability per tick of each kind of fault in this run. */
-  #odds: Readonly<Record<'crash' | 'restart' | 'cut' | 'partition' | 'reset' | 'slowDisk' | 'pause' | 'transfer' | 'campaign' | 'move' | 'loss' | 'voteCrash' | 'ackCrash', number>>;
+  #odds: Readonly<Record<'crash' | 'restart' | 'cut' | 'partition' | 'reset' | 'slowDisk' | 'pause' | 'transfer' | 'campaign' | 'grow' | 'drain' | 'loss' | 'voteCrash' | 'ackCrash', number>>;
   #backup: { node: SimNode; disk: Disk<State> } | null = null;
-  /** The one node whose disk lost something and is not made whole yet. */
+  /** The node whose disk was rolled back, until it begins anew. */
   #victim: SimNode | null = null;
-  /** The replicas it had, which are void. */
-  #lost: readonly { readonly group: GroupId; readonly replica: ReplicaId }[] = [];
-  #readmitAt = 0;
+  #renewAt = 0;
   #proposals = 0;
+  #grown = 0;
+  /** Until then crashed nodes rarely come back: long enough to be replaced. */
+  #longNightUntil = 0;
   #stormy = true;
   #convergeTicks = 0;
 
@@ -76,12 +80,15 @@ class Run {
     this.#mutant = options.mutant;
     this.#chance = new Chance(options.seed);
     const chance = this.#chance;
-    this.#network = new Network(this.#clock, chance, options.mutant === 'wiped-votes');
+    this.#network = new Network(this.#clock, chance, options.mutant === 'wiped-votes' || options.mutant === 'older-generation');
+    this.#memberships = new Memberships(this.#nodes);
     const trace = options.trace;
     this.#world = {
-      clock: this.#clock, chance, network: this.#network, history: this.#history, nodes: this.#nodes,
-      directory: { node: (group, replica) => this.#operator.home(group, replica) },
-      diskFaults: options.mutant === undefined || options.mutant === 'wiped-votes' ? null : (node) => this.#brokenDisk(node),
+      clock: this.#clock, chance, network: this.#network, history: this.#history, memberships: this.#memberships, nodes: this.#nodes,
+      groups: this.#all,
+      mutant: options.mutant,
+      nextId: () => ++this.#proposals,
+      diskFaults: DISK_MUTANTS.includes(options.mutant) ? (node) => this.#brokenDisk(node) : null,
       checksReopen: options.mutant === undefined,
       leaves: (node, { type, reject }) => {
         const odds = type === MessageType.voteResponse && !reject ? this.#odds.voteCrash : type === MessageType.appendResponse ? this.#odds.ackCrash : 0;
@@ -89,12 +96,11 @@ class Run {
       },
       trace: (text) => trace?.(`${this.#clock.now.toFixed(2).padStart(10)} ${text()}`),
     };
-    this.#operator = new Operator(this.#world);
     // Not every run knows every fault: some bugs show only where others do not interfere.
     const knows = (odds: number): number => (chance.yes(0.6) ? odds : 0);
     this.#odds = {
       crash: knows(0.02), restart: 0.04, cut: knows(0.03), partition: knows(0.01), reset: knows(0.03), slowDisk: knows(0.03), pause: knows(0.008),
-      transfer: knows(0.05), campaign: knows(0.02), move: knows(0.02), loss: knows(0.015),
+      transfer: knows(0.05), campaign: knows(0.02), grow: knows(0.006), drain: knows(0.012), loss: knows(0.015),
       voteCrash: knows(0.02), ackCrash: knows(0.001),
     };
     this.#network.weather = chance.yes(0.8) ? { drop: knows(0.05), duplicate: knows(0.05), slow: knows(0.08) } : CLEAR;
@@ -112,7 +118,7 @@ class Run {
       violation = error instanceof Violation ? error.message : (error.stack ?? error.message);
     }
     const { acks, reads, applies } = this.#history;
-    const faults = { ...this.#faults, ...this.#network.counts, changes: this.#operator.changes };
+    const faults = { ...this.#faults, ...this.#network.counts, changes: this.#memberships.changes };
     return { seed: this.#seed, hash: this.#clock.hash >>> 0, steps: this.#clock.steps, acks, reads, applies, convergeTicks: this.#convergeTicks, faults, violation };
   }
 
@@ -121,24 +127,28 @@ class Run {
   #found(): void {
     const size = this.#chance.yes(0.5) ? 3 : 5;
     for (let i = 1; i <= size; i++) this.#nodes.set(`n${i}`, new SimNode(`n${i}`, this.#world));
-    const names = [...this.#nodes.keys()];
-    const groups = this.#chance.int(3, 5);
-    for (let group = 1; group <= groups; group++) {
-      this.#groups.push(group);
-      const members = size === 5 && this.#chance.yes(0.7) ? [0, 1, 2].map((at) => names[(group + at) % size] ?? '') : names;
-      const replicas = members.map((node) => ({ node, replica: this.#operator.issue(group, node) }));
-      const conf = votersOnly(replicas.map(({ replica }) => replica));
-      for (const { node, replica } of replicas) this.#nodes.get(node)?.disk.groups.set(group, founded(replica, conf));
+    const groups = this.#chance.int(2, 4);
+    for (let group = 0; group < groups; group++) this.#groups.push(group);
+    this.#all.push(...this.#groups, TOPOLOGY_GROUP);
+    const nodes = [...this.#nodes.values()];
+    const table = foundedTable(nodes.map(({ id }) => id), nodes.map(({ disk }) => disk.storeId), this.#groups);
+    const confs = new Map(this.#all.map((group) => [group, foundingConf(table.groups[group] ?? NOBODY)]));
+    this.#memberships.found(table, confs);
+    for (const [group, conf] of confs) {
+      for (const { id, node } of table.groups[group]?.replicas ?? []) {
+        this.#nodes.get(node)?.disk.groups.set(group, founded(id, conf, group === TOPOLOGY_GROUP ? table : null));
+        this.#nodes.get(node)?.disk.highest.set(group, id);
+      }
     }
-    for (const node of this.#nodes.values()) node.start(true);
+    for (const node of nodes) node.start();
   }
 
-  /** Clients, operator and faults at work. */
+  /** Clients, administrator and faults at work. */
   #storm(ticks: number): void {
     for (let tick = 0; tick < ticks; tick++) {
       const injected = this.#chance.yes(0.5);
       if (injected) this.#injectFaults();
-      this.#work(tick, this.#chance.int(0, 6));
+      this.#work(this.#chance.int(0, 6));
       this.#runFor(TICK_MS);
     }
   }
@@ -153,12 +163,12 @@ class Run {
       node.pausedUntil = 0;
       if (node.life === null) this.#start(node);
     }
-    this.#readmitAt = 0;
+    this.#renewAt = 0;
     const marks = new Map(this.#groups.map((group) => [group, -1]));
     let waits = '';
     for (let tick = 0; tick < CONVERGE_TICKS_MAX; tick++) {
       this.#convergeTicks = tick;
-      this.#work(tick, 0);
+      this.#work(0);
       if (tick % 10 === 0) {
         waits = this.#unsettled(marks);
         if (waits === '') break;
@@ -170,9 +180,8 @@ class Run {
     expect(waits === '', `no convergence within ${CONVERGE_TICKS_MAX} ticks: ${waits}`);
     this.#history.recheck();
     this.#compare();
-    for (const group of this.#groups) {
-      const leader = this.#operator.leader(group);
-      for (const replica of leader?.status.conf.voters ?? []) {
+    for (const group of this.#all) {
+      for (const replica of this.#memberships.conf(group)?.voters ?? []) {
         const state = this.#nodeOf(group, replica)?.life?.states.get(group) ?? EMPTY_STATE;
         this.#history.settled(group, state, replica);
       }
@@ -189,30 +198,37 @@ class Run {
     this.#compare();
   }
 
-  #work(tick: number, clients: number): void {
-    if (tick % 5 === 0) this.#operator.poll();
-    this.#tendVictim();
+  #work(clients: number): void {
+    this.#renewVictim();
+    this.#forgetRemoved();
     for (let i = 0; i < clients; i++) {
-      const group = this.#chance.pick(this.#groups) ?? 1;
+      const group = this.#chance.pick(this.#groups) ?? 0;
       this.#clock.after(this.#chance.float() * TICK_MS, () => (this.#chance.yes(0.7) ? this.#propose(group, () => {}) : this.#read(group)));
     }
   }
 
   /** What keeps the cluster from being settled, in words; '' when nothing does. */
   #unsettled(marks: ReadonlyMap<GroupId, number>): string {
-    if (this.#victim !== null) return `${this.#victim.id} is not made whole`;
-    if (this.#operator.busy) return 'membership changes are under way';
-    for (const group of this.#groups) {
-      const leader = this.#operator.leader(group);
+    const { table } = this.#memberships;
+    if (this.#victim !== null) return `${this.#victim.id} has not begun anew`;
+    for (const node of this.#nodes.values()) {
+      if (!table.nodes.some(({ name, storeId }) => name === node.id && storeId === node.disk.storeId)) return `${node.id} is no member`;
+    }
+    const lowest = [...this.#nodes.keys()].sort()[0];
+    if (table.coordinator !== lowest) return `${table.coordinator} coordinates, not ${lowest}`;
+    for (const group of this.#all) {
+      const leader = leaderOf(this.#world, group);
       if (leader === null) return `group ${group} has no leader`;
-      if ((marks.get(group) ?? -1) < 0) return `group ${group} takes no proposal`;
+      if (group !== TOPOLOGY_GROUP && (marks.get(group) ?? -1) < 0) return `group ${group} takes no proposal`;
       const { conf, commit } = leader.status;
       if (conf.votersOutgoing.length > 0) return `group ${group} is between two memberships`;
-      for (const replica of [...conf.voters, ...conf.learners]) {
-        const status = this.#nodeOf(group, replica)?.host?.status(group);
-        if (status === undefined || status.id !== replica) return `group ${group} misses replica ${replica}`;
-        if (status.applied !== commit) return `group ${group}: replica ${replica} (${status.role}, term ${status.term}) applied ${status.applied} of ${commit}`;
-        if (status.readsWaiting > 0 || status.proposalsWaiting > 0) return `group ${group}: callers wait at replica ${replica}`;
+      for (const { id, node, voter, phase } of table.groups[group]?.replicas ?? []) {
+        if (phase !== 'settled') return `group ${group}: replica ${id} on ${node} is ${phase}`;
+        if (!(voter ? conf.voters : conf.learners).includes(id)) return `group ${group}: replica ${id} is not what the table says`;
+        const status = this.#nodes.get(node)?.host?.status(group);
+        if (status === undefined || status.id !== id) return `group ${group} misses replica ${id}`;
+        if (status.applied !== commit) return `group ${group}: replica ${id} (${status.role}, term ${status.term}) applied ${status.applied} of ${commit}`;
+        if (status.readsWaiting > 0 || status.proposalsWaiting > 0) return `group ${group}: callers wait at replica ${id}`;
       }
     }
     return '';
@@ -220,19 +236,20 @@ class Run {
 
   #compare(): void {
     for (const node of this.#nodes.values()) {
-      if (node.life?.outcast === true) continue;
-      for (const [group, image] of node.disk.groups) if (!node.damaged.has(group) && node !== this.#victim) this.#history.compareCommitted(group, image);
+      if (node.isRolledBack) continue;
+      for (const [group, image] of node.disk.groups) if (!node.damaged.has(group)) this.#history.compareCommitted(group, image);
     }
+    this.#memberships.check();
   }
 
   // --- clients ----------------------------------------------------------------------------------------------------
 
   #propose(group: GroupId, acked: (index: number) => void): void {
-    const leader = this.#operator.leader(group);
+    const leader = leaderOf(this.#world, group);
     const node = leader !== null && this.#chance.yes(0.8) ? leader.node : this.#chance.pick([...this.#nodes.values()]);
     const life = node?.life;
     if (node === undefined || life == null || node.pausedUntil > this.#clock.now) return;
-    const id = ++this.#proposals;
+    const id = this.#world.nextId();
     life.host.propose(group, proposal(id, this.#chance.int(0, 60)), (outcome) => {
       if (node.life !== life || life.outcast) return;
       this.#clock.note(id);
@@ -270,7 +287,8 @@ class Run {
     const group = chance.pick(this.#groups) ?? 1;
     if (node === undefined || other === undefined) return;
     if (chance.yes(odds.crash * 2)) this.#crash(node);
-    for (const down of nodes) if (down.life === null && chance.yes(odds.restart * 2)) this.#start(down);
+    for (const down of nodes) if (down.life === null && chance.yes(odds.restart * (this.#clock.now < this.#longNightUntil ? 0.2 : 2))) this.#start(down);
+    if (chance.yes(0.002)) this.#longNightUntil = this.#clock.now + 8000;
     if (chance.yes(odds.cut * 2) && node !== other) {
       this.#count('cuts');
       this.#network.cut(node.id, other.id, chance.int(100, 3000));
@@ -291,9 +309,10 @@ class Run {
       if (chance.yes(0.5)) this.#duel(group, node, other);
       else node.host?.campaignWithin(group, chance.int(1, 5));
     }
-    if (chance.yes(odds.move * 2)) this.#move(group);
+    if (chance.yes(odds.grow * 2)) this.#grow();
+    if (chance.yes(odds.drain * 2)) this.#administer(node);
     if (chance.yes(odds.loss * 2)) this.#lose(node, group);
-    if (this.#backup === null && node.life !== null) this.#backup = { node, disk: node.disk.copy() };
+    if ((this.#backup === null || this.#backup.disk.storeId !== this.#backup.node.disk.storeId || chance.yes(0.02)) && node.life !== null) this.#backup = { node, disk: node.disk.copy() };
   }
 
   #count(fault: string): void {
@@ -334,7 +353,7 @@ class Run {
   #start(node: SimNode): void {
     if (node.life !== null) return;
     node.pausedUntil = 0;
-    node.start(node !== this.#victim);
+    node.start();
     for (const peer of this.#nodes.values()) {
       if (peer === node) continue;
       peer.host?.peerUp(node.id);
@@ -361,28 +380,52 @@ class Run {
   }
 
   #transfer(group: GroupId): void {
-    const leader = this.#operator.leader(group);
+    const leader = leaderOf(this.#world, group);
     const to = leader === null ? undefined : this.#chance.pick(leader.status.conf.voters);
     if (leader === null || to === undefined) return;
     if (leader.node.host?.transferLeadership(group, to) === true) this.#count('transfers');
   }
 
-  /** Moves a replica to a node that has none of its group, if there is one. */
-  #move(group: GroupId): void {
-    const leader = this.#operator.leader(group);
-    if (leader === null || this.#operator.hasJob(group)) return;
-    const old = this.#chance.pick(leader.status.conf.voters);
-    const free = [...this.#nodes.values()].filter((node) => node.replica(group) === 0 && node !== this.#victim);
-    const target = this.#chance.pick(free);
-    if (old === undefined || target === undefined) return;
-    this.#count('moves');
-    this.#operator.replace(group, old, target.id, this.#chance.yes(0.5));
+  /** A new node comes with an empty disk; its name may make it the lowest of all. */
+  #grow(): void {
+    if (this.#nodes.size >= NODES_MAX) return;
+    this.#count('joins');
+    this.#grown += 1;
+    const node = new SimNode(`${this.#chance.yes(0.5) ? 'a' : 'z'}${this.#grown}`, this.#world);
+    this.#nodes.set(node.id, node);
+    this.#start(node);
   }
 
-  /** A disk loses what it acknowledged. One node at a time, and the next only when this one is whole again. */
+  /** Somebody asks for a node to be emptied, kept after all, or removed. */
+  #administer(asked: SimNode): void {
+    const { table } = this.#memberships;
+    const draining = table.nodes.filter(({ state }) => state === 'draining');
+    const node = this.#chance.pick(draining.length > 0 && this.#chance.yes(0.7) ? draining : table.nodes);
+    if (node === undefined || node.state === 'removed') return;
+    const { name } = node;
+    let command: TopologyCommand = { type: 'drain', name, drain: node.state !== 'draining' };
+    if (node.state === 'draining' && (!hostsData(table, name) || this.#chance.yes(0.5))) command = { type: 'remove', name, lost: this.#nodes.get(name)?.life === null };
+    this.#count(command.type === 'drain' ? 'drains' : 'removals');
+    asked.life?.steward.propose(command);
+  }
+
+  /** A node that was removed has nothing left to do. */
+  #forgetRemoved(): void {
+    for (const node of this.#nodes.values()) {
+      if (!this.#memberships.table.retired.includes(node.disk.storeId) || this.#memberships.table.nodes.some(({ name }) => name === node.id)) continue;
+      this.#world.trace(() => `${node.id} was removed`);
+      node.crash(false);
+      this.#nodes.delete(node.id);
+      if (node === this.#victim) this.#victim = null;
+      if (node === this.#backup?.node) this.#backup = null;
+    }
+  }
+
+  /** A disk loses what it acknowledged: one at a time, and the next only when nothing is missing of the last. */
   #lose(node: SimNode, group: GroupId): void {
-    if (this.#victim !== null || this.#operator.busy || this.#anyDamage()) return;
-    const kind = this.#chance.int(1, 3);
+    if (this.#victim !== null || !this.#memberships.isSound()) return;
+    const kind = this.#mutant === 'wiped-votes' ? 3 : this.#mutant === 'older-generation' ? 2 : this.#chance.int(1, 3);
+    if (kind === 2) return this.#rollBack();
     const image = node.disk.groups.get(group);
     if (kind === 1 && image !== undefined && image.log.length > 0 && this.#mutant === undefined) {
       this.#count('rots');
@@ -390,27 +433,42 @@ class Run {
       this.#world.trace(() => `${node.id} group ${group}: entry ${image.rotten} rots`);
       return;
     }
-    const lost = [...node.disk.groups].map(([at, { replica }]) => ({ group: at, replica }));
-    const backup = this.#backup;
-    if (kind === 2 && backup !== null && backup.node === node && backup.disk.opens.length < node.disk.opens.length) {
-      this.#count('rollbacks');
-      this.#crash(node);
-      node.crash(false);
-      node.disk = this.#sameReplicas(backup.disk, node.disk);
-      this.#backup = null;
-    } else {
-      this.#count('wipes');
-      this.#crash(node);
-      const wiped = new Disk<State>();
-      for (const [at, { replica }] of node.disk.groups) wiped.groups.set(at, founded(replica, this.#foundingConf(at)));
-      node.disk = wiped;
-    }
-    this.#victim = node;
-    this.#lost = lost;
-    node.damaged.clear();
+    this.#count('wipes');
+    this.#crash(node);
+    if (this.#mutant === 'wiped-votes') this.#forgetRows(node);
+    else node.replaceDisk();
     this.#world.trace(() => `${node.id} lost its disk`);
     this.#start(node);
-    this.#readmitAt = this.#clock.now + this.#chance.int(500, 5000);
+  }
+
+  /** A backup comes back in place of the disk it was made from. */
+  #rollBack(): void {
+    const backup = this.#backup;
+    if (backup === null || backup.disk.storeId !== backup.node.disk.storeId || backup.disk.opens.length >= backup.node.disk.opens.length) return;
+    const { node, disk } = backup;
+    this.#count('rollbacks');
+    this.#crash(node);
+    node.crash(false);
+    node.disk = this.#sameReplicas(disk, node.disk);
+    node.isRolledBack = true;
+    node.damaged.clear();
+    this.#backup = null;
+    this.#victim = node;
+    this.#renewAt = this.#clock.now + this.#chance.int(500, 5000);
+    this.#world.trace(() => `${node.id} rolls back`);
+    this.#start(node);
+  }
+
+  /** The mutant: the rows are gone, but the node comes back as who it was. */
+  #forgetRows(node: SimNode): void {
+    const wiped = new Disk<State>(node.disk.storeId);
+    for (const [group, { replica, state }] of node.disk.groups) wiped.groups.set(group, founded(replica, this.#memberships.conf(group) ?? NO_CONF, state.table));
+    wiped.highest = node.disk.highest;
+    node.crash(false);
+    node.disk = wiped;
+    node.isRolledBack = true;
+    this.#victim = node;
+    this.#renewAt = this.#clock.now + this.#chance.int(500, 5000);
   }
 
   /** The rolled-back images of replicas that still exist. */
@@ -420,35 +478,18 @@ class Run {
     return disk;
   }
 
-  #foundingConf(group: GroupId): ConfState {
-    return this.#operator.leader(group)?.status.conf ?? votersOnly([...this.#nodes.values()].map((node) => node.replica(group)).filter((replica) => replica !== 0));
-  }
-
-  #anyDamage(): boolean {
-    return [...this.#nodes.values()].some((node) => node.damaged.size > 0 || [...node.disk.groups.values()].some((image) => image.rotten !== 0));
-  }
-
-  /** Replaces what was found damaged, and lets a node that lost its disk back in: empty, under new replica numbers. */
-  #tendVictim(): void {
-    for (const node of this.#nodes.values()) {
-      for (const group of node.damaged) {
-        const old = node.replica(group);
-        if (node.life !== null && old !== 0 && !this.#operator.hasJob(group)) this.#operator.replace(group, old, node.id, true);
-      }
-    }
+  /** Who was refused for its old disk begins anew, with an empty one. */
+  #renewVictim(): void {
     const victim = this.#victim;
-    if (victim === null || this.#clock.now < this.#readmitAt || (this.#network.acceptsAnyone && this.#stormy)) return;
-    this.#crash(victim);
-    this.#network.forget(victim.id);
-    victim.disk = new Disk<State>();
-    victim.damaged.clear();
+    if (victim === null || this.#clock.now < this.#renewAt) return;
     this.#victim = null;
+    this.#crash(victim);
+    victim.replaceDisk();
     this.#start(victim);
-    for (const { group, replica } of this.#lost) this.#operator.replace(group, replica, victim.id, this.#chance.yes(0.5));
   }
 
   #nodeOf(group: GroupId, replica: ReplicaId): SimNode | undefined {
-    const home = this.#operator.home(group, replica);
+    const home = this.#memberships.home(group, replica);
     return home === undefined ? undefined : this.#nodes.get(home);
   }
 
@@ -457,6 +498,15 @@ class Run {
     switch (mutant) {
       case 'wiped-votes':
         this.#odds = { ...this.#odds, crash: 0.02, loss: 0.05 };
+        return;
+      case 'older-generation':
+        this.#odds = { ...this.#odds, crash: 0.05, restart: 0.2, cut: 0.06, loss: 0.2 };
+        return;
+      case 'remove-early':
+        this.#odds = { ...this.#odds, grow: 0.03, drain: 0.03, loss: 0.02 };
+        return;
+      case 'found-from-absence':
+        this.#odds = { ...this.#odds, loss: 0.05, partition: 0.05, cut: 0.06 };
         return;
       case 'vote-twice':
         // Two candidates of one term, and one of them does not hear in time that the other has won.
@@ -483,10 +533,6 @@ class Run {
   }
 }
 
-function votersOnly(voters: readonly ReplicaId[]): ConfState {
-  return { voters, votersOutgoing: [], learners: [], learnersNext: [], autoLeave: false };
-}
-
-function founded(replica: ReplicaId, conf: ConfState): DiskGroup<State> {
-  return new DiskGroup<State>({ replica, conf, ...FOUNDED, state: EMPTY_STATE });
-}
+const NO_CONF: ConfState = { voters: [], votersOutgoing: [], learners: [], learnersNext: [], autoLeave: false };
+const NOBODY = { replicas: [], nextReplica: 1, preferred: '' };
+const DISK_MUTANTS: readonly (Mutant | undefined)[] = ['skip-sync', 'count-before-sync', 'vote-twice'];

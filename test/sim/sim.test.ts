@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { runFarm } from './farm.ts';
-import { MUTANTS } from './run.ts';
+import { MUTANTS } from './mutants.ts';
 
 const SEEDS = Number(process.env['SIM_SEEDS'] ?? 2000);
 const FROM = Number(process.env['SIM_FROM'] ?? 1);
@@ -20,7 +20,7 @@ describe('simulated clusters', () => {
     assert.ok(acks > 50 * SEEDS, `only ${acks} proposals were acknowledged`);
     if (SEEDS < 100) return;
     assert.ok(repeated > 0);
-    for (const fault of ['crashes', 'cuts', 'partitions', 'resets', 'transfers', 'wipes', 'rots', 'changes', 'refused', 'dropped', 'duplicated']) {
+    for (const fault of ['crashes', 'cuts', 'partitions', 'resets', 'transfers', 'wipes', 'rots', 'rollbacks', 'joins', 'drains', 'removals', 'changes', 'refused', 'dropped', 'duplicated']) {
       assert.ok((faults[fault] ?? 0) > 0, `no ${fault} happened`);
     }
   });

@@ -38,7 +38,7 @@ class Bench {
   readonly #turns: (() => void)[] = [];
   readonly #writes: (() => void)[] = [];
 
-  constructor(conf: ConfState, options: Partial<HostOptions> = {}, disk = new Disk<null>(), groups: readonly number[] = [GROUP]) {
+  constructor(conf: ConfState, options: Partial<HostOptions> = {}, disk = new Disk<null>('store'), groups: readonly number[] = [GROUP]) {
     this.disk = disk;
     this.storage = new MemoryStorage<null>(disk, (work) => void this.#writes.push(work));
     for (const group of groups) if (!disk.groups.has(group)) this.storage.createGroup(group, { replica: 1, conf, index: 1, term: 1, state: null });
@@ -234,7 +234,7 @@ describe('host: persist, send, apply', () => {
 
   it('writes all groups in one batch and sends each peer one frame', () => {
     const groups = [1, 2, 3, 4, 5];
-    const bench = new Bench(THREE, {}, new Disk<null>(), groups);
+    const bench = new Bench(THREE, {}, new Disk<null>('store'), groups);
     for (const group of groups) bench.receive(2, { term: 2, index: 1, logTerm: 1, entries: [entry(2, 2)] }, group);
     bench.turn();
     assert.equal(bench.writesInFlight, 1);

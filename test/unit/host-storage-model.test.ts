@@ -14,4 +14,4 @@ function under(disk: Disk<null>): StorageUnderTest {
   };
 }
 
-hostStorageConformance('in-memory model', async () => under(new Disk<null>()));
+hostStorageConformance('in-memory model', async () => under(new Disk<null>('store')));
