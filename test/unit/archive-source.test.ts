@@ -1,0 +1,166 @@
+/** What the archiver is given of the groups led here: over real storage, state machine and Raft host. */
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import type { Ack, ContextSlice } from '../../archiver/ports.ts';
+import { GroupSource } from '../../src/archive/source.ts';
+import { groupOf } from '../../src/cluster/placement.ts';
+import { Mesh, type MeshNode } from './mesh.ts';
+
+const ALL = { fromSeq: 1, countMax: 10_000, bytesMax: 64 * 1024 * 1024 };
+const TAIL_KEEP = 5;
+let mesh: Mesh;
+let node: MeshNode;
+let trimmed = 0;
+/** Commands proposed, by group. */
+const proposed: number[] = [];
+const elsewhere = new Set<number>();
+
+function source(): GroupSource {
+  const leads = (group: number): boolean => !elsewhere.has(group) && node.host.isLeader(group);
+  return new GroupSource({
+    storage: node.storage,
+    rowsOf: (context) => node.machine.rowsOf(context),
+    led: () => node.host.groups().filter(leads).sort((a, b) => a - b),
+    leads,
+    propose: (group, command) => {
+      proposed.push(group);
+      return node.router.proposeLed(group, command);
+    },
+    tailKeep: TAIL_KEEP,
+    trimmed: { inc: (count) => void (trimmed += count) },
+  });
+}
+
+async function pendingIds(limit: number): Promise<string[]> {
+  const ids: string[] = [];
+  for (let cursor: string | null = null, laps = 0; ; laps++) {
+    const page = await source().pending(cursor, limit);
+    assert.ok(page.contexts.length <= limit && laps < 1000);
+    ids.push(...page.contexts.map(({ context }) => context));
+    if (page.cursor === null) return ids;
+    cursor = page.cursor;
+  }
+}
+
+async function append(id: string, count: number, text = 'hello'): Promise<void> {
+  const messages = Array.from({ length: count }, (_, i) => ({ role: 'user', parts: [{ type: 'text', text: `${text} ${i}` }] }));
+  await node.store.append(id, Buffer.from(JSON.stringify({ messages })), null);
+}
+
+async function slice(id: string, options: Partial<typeof ALL> = {}): Promise<ContextSlice> {
+  return (await source().read(id, { ...ALL, ...options })) ?? assert.fail(`${id} is not to be read`);
+}
+
+/** Confirms what `slice` says there is. */
+async function confirm(ids: readonly string[]): Promise<readonly boolean[]> {
+  const acks: Ack[] = [];
+  for (const context of ids) {
+    const { state } = await slice(context);
+    acks.push({ context, upto: state.lastSeq, version: state.version, configRevision: state.configRevision });
+  }
+  return source().ack(acks);
+}
+
+const small = { tokenBudget: 1000, policy: { strategy: 'last_n', limit: 3, skipKinds: [], targetRatio: 0.5, pin: true } } as const;
+const byGroup = (a: string, b: string): number => groupOf(a) - groupOf(b) || Buffer.compare(Buffer.from(a), Buffer.from(b));
+
+before(async () => {
+  mesh = await Mesh.start(1, { groups: Array.from({ length: 256 }, (_, group) => group) });
+  node = mesh.node('node-1');
+});
+after(() => mesh.close());
+
+describe('the contexts of the groups led here', () => {
+  const ids = Array.from({ length: 40 }, (_, i) => `a context/${i}`).sort(byGroup);
+
+  it('are pending in one order, page by page, each once, without those led elsewhere', async () => {
+    for (const id of ids) {
+      await node.store.put(id, small);
+      await append(id, 3);
+    }
+    for (const limit of [1, 7, 40, 500]) assert.deepEqual(await pendingIds(limit), ids);
+    elsewhere.add(groupOf(ids[3] ?? ''));
+    assert.deepEqual(await pendingIds(9), ids.filter((id) => !elsewhere.has(groupOf(id))));
+    assert.equal(await source().read(ids[3] ?? '', ALL), null);
+    elsewhere.clear();
+    const [first] = (await source().pending(null, 1)).contexts;
+    assert.deepEqual(first, { context: ids[0], version: 3, configRevision: 0, lastSeq: 3, archivedSeq: 0, tailSize: 3, windowTokens: first?.windowTokens });
+  });
+
+  it('are confirmed together, one entry a group, and are pending no more; what comes next makes them pending again', async () => {
+    proposed.length = 0;
+    assert.deepEqual(await confirm(ids), ids.map(() => true));
+    assert.deepEqual([...proposed].sort(), [...new Set(ids.map(groupOf))].sort());
+    assert.deepEqual(await pendingIds(100), []);
+    const [id = ''] = ids;
+    await append(id, 20);
+    assert.deepEqual(await pendingIds(100), [id]);
+    assert.equal((await slice(id)).messages[0]?.seq, 4);
+    assert.deepEqual(await confirm([id]), [true]);
+    assert.equal(trimmed, 23 - TAIL_KEEP);
+    assert.deepEqual(await pendingIds(100), []);
+  });
+
+  it('tell nothing of marks that were not applied here', async () => {
+    const [id = ''] = ids;
+    await append(id, 1);
+    const acks = [{ context: id, upto: 24, version: 24, configRevision: 0 }];
+    elsewhere.add(groupOf(id));
+    node.router.close();
+    assert.deepEqual(await source().ack(acks), [false]);
+    elsewhere.clear();
+  });
+});
+
+describe('a slice', () => {
+  before(async () => {
+    // The router of the test above is closed.
+    await mesh.stop('node-1');
+    node = await mesh.open('node-1');
+    for (let group = 0; group < 256; group++) await mesh.leader(group);
+  });
+
+  it('holds messages as the API returns them, from where it is asked, in bounds of number and bytes', async () => {
+    const id = 'slices';
+    await node.store.put(id, small);
+    await append(id, 60, 'x'.repeat(1000));
+    const lines = JSON.parse((await node.store.tail(id, { offset: 0, limit: 100 }, 'stale')).body.toString()) as { messages: { seq: number }[] };
+    const whole = await slice(id);
+    assert.deepEqual(whole.messages.map(({ body }) => JSON.parse(Buffer.from(body).toString()) as unknown), lines.messages);
+    const seqs = async (options: Partial<typeof ALL>): Promise<number[]> => (await slice(id, options)).messages.map(({ seq }) => seq);
+    assert.deepEqual(await seqs({ fromSeq: 50 }), Array.from({ length: 11 }, (_, i) => 50 + i));
+    assert.deepEqual(await seqs({ fromSeq: 58 }), [58, 59, 60]);
+    assert.deepEqual(await seqs({ fromSeq: 61 }), []);
+    assert.deepEqual(await seqs({ fromSeq: 3, countMax: 30 }), Array.from({ length: 30 }, (_, i) => 3 + i));
+    assert.deepEqual(await seqs({ fromSeq: 3, countMax: 2 }), [3, 4]);
+    const size = whole.messages[0]?.body.length ?? 0;
+    assert.equal((await seqs({ bytesMax: size * 20 })).length, 20);
+    assert.deepEqual(await seqs({ bytesMax: 1 }), [1]);
+  });
+
+  it('holds the compactions that are not confirmed, and the state with them', async () => {
+    const id = 'compacted';
+    await node.store.put(id, { metadataText: Buffer.from('{"a": 1.0}') });
+    for (let round = 0; round < 3; round++) {
+      await append(id, 2);
+      await node.store.compact(id, Buffer.from('{"replacement":[{"role":"user","parts":[]}]}'));
+    }
+    const { state, compactions } = await slice(id);
+    assert.deepEqual(compactions.map(({ version, fromSeq, toSeq }) => [version, fromSeq, toSeq]), [[3, 1, 2], [6, 1, 4], [9, 1, 6]]);
+    assert.deepEqual([state.status, state.version, Buffer.from(state.metadataText).toString()], ['active', 9, '{"a": 1.0}']);
+    assert.match(state.policyText, /^\{"strategy":"last_n","config":\{"limit":400/);
+    await source().ack([{ context: id, upto: 0, version: 6, configRevision: 0 }]);
+    assert.deepEqual((await slice(id)).compactions.map(({ version }) => version), [9]);
+    await node.store.remove(id);
+    assert.equal((await slice(id)).state.status, 'tombstoned');
+  });
+
+  it('is none of a context that was purged, and such a one is not pending', async () => {
+    const id = 'purged';
+    await node.store.put(id, small);
+    await append(id, 2);
+    await node.store.purge(id);
+    assert.equal(await source().read(id, ALL), null);
+    assert.ok(!(await pendingIds(100)).includes(id));
+  });
+});
