@@ -13,4 +13,4 @@ export const DISK_FORMAT = 1;
 export const WIRE_FORMAT = 1;
 export const WIRE_FORMAT_MIN = 1;
 /** Commands inside log entries. */
-export const COMMAND_FORMAT = 1;
+export { COMMAND_FORMAT } from './contexts/commands.ts';

@@ -7,7 +7,7 @@ import { crc32 } from 'node:zlib';
 import type { StateMachine } from '../raft/ports.ts';
 import type { ConfState, Entry, GroupId, SnapshotMeta } from '../raft/types.ts';
 import { apply } from './contexts/apply.ts';
-import { decodeCommand, stampOf } from './contexts/commands.ts';
+import { COMMAND_FORMAT, decodeCommand, formatOf, stampOf } from './contexts/commands.ts';
 import { decodeConfig, decodeHeader, replacementKey } from './contexts/rows.ts';
 import type { Command, ContextConfig, ContextEvent, ContextHeader, Reply, RowKey, Rows, Table } from './contexts/types.ts';
 import { applyTopology, type Topology } from './cluster/topology.ts';
@@ -246,6 +246,10 @@ export class Machine implements StateMachine {
   }
 
   private applyCommand(group: GroupId, entry: Entry): Reply {
+    if (formatOf(entry.data) > COMMAND_FORMAT) {
+      // Other replicas can read it: any answer here would be another one than theirs.
+      throw new Error(`group ${group}: entry ${entry.index} is in command format ${formatOf(entry.data)}, this program reads up to ${COMMAND_FORMAT}: run the version that wrote it, or a later one`);
+    }
     const command = decodeCommand(entry.data);
     if (command === null || !staysWithin(group, command)) return { ok: false, code: 'invalid_command' };
     const rows = this.rows(group);

@@ -21,6 +21,7 @@ import { RequestKind, type FoundingRecord, type PeerTlsSource } from './cluster/
 import { Router } from './cluster/router.ts';
 import { Standing } from './cluster/standing.ts';
 import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snapshots.ts';
+import { FOUNDING_FORMATS, tooOldFor } from './cluster/formats.ts';
 import { isGone, type Topology } from './cluster/topology.ts';
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
@@ -159,6 +160,7 @@ export class Node {
     });
     this.links = new PeerLinks({
       self: () => ({ ...identity, clusterId: clusterId(), address: this.address, wireFormat: WIRE_FORMAT }),
+      wireFormatInUse: () => this.topology?.formats.wire ?? 0,
       standing: Standing.open({ facts: storage.facts, identity, promises: () => this.promises() }),
       ledger,
       keys: this.keys,
@@ -361,6 +363,8 @@ export class Node {
   }
 
   private async listen(): Promise<void> {
+    const tooOld = tooOldFor(this.machine.topology()?.formats ?? FOUNDING_FORMATS);
+    if (tooOld !== null) throw new StartError(tooOld);
     const { config, logger, identity } = this;
     this.founding = new Founding({
       facts: this.storage.facts,
@@ -446,6 +450,8 @@ export class Node {
 
   /** A later table: whom to link with, and where every replica lives. */
   private adopt(topology: Topology): void {
+    const tooOld = tooOldFor(topology.formats);
+    if (tooOld !== null) return this.fatal(new StartError(tooOld));
     this.topology = topology;
     this.nodesByGroup = topology.groups.map((placement) => new Map(placement.replicas.map(({ id, node }) => [id, node])));
     this.links.setPeers(new Map(topology.nodes.filter((node) => node.state !== 'removed').map(({ name, address }) => [name, address])));

@@ -278,7 +278,7 @@ export class Store implements StoreApi {
   }
 
   private async propose(command: Command, urgency: Urgency = 'normal'): Promise<Reply> {
-    const reply = await this.options.router.propose(groupOf(command.context), encodeCommand(command), urgency);
+    const reply = await this.options.router.propose(groupOf(command.context), encodeCommand(command, this.options.router.commandFormat), urgency);
     if (!isReply(reply)) throw new Error('the state machine answered with something that is no reply');
     return reply;
   }

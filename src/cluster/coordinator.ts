@@ -1,12 +1,13 @@
 /**
  * The small duties that keep a cluster in shape, run by a slow timer: the topology leader records the lowest live node
- * as coordinator, each node keeps its address current in the table, and leaders drift back to the nodes they are
+ * as coordinator, each node keeps its address and its formats current in the table, and leaders drift back to the nodes they are
  * spread over. Every change is compare-and-set on the topology's epoch. Owns no table: topology.ts does.
  */
 import type { RaftHost } from '../../raft/host.ts';
 import type { GroupId, ReplicaId } from '../../raft/types.ts';
 import { TOPOLOGY_GROUP } from '../constants.ts';
 import type { Logger } from '../log.ts';
+import { isSaid, OWN_FORMATS, raisable } from './formats.ts';
 import { compareNames } from './hello.ts';
 import type { NodeIdentity, PeerNetwork } from './ports.ts';
 import type { Router } from './router.ts';
@@ -110,6 +111,7 @@ export class Coordinator {
     }
     this.recordCoordinator(topology);
     this.keepAddress(topology, identity);
+    this.keepFormats(topology, identity);
     this.spreadLeaders(topology, identity.name);
   }
 
@@ -134,6 +136,14 @@ export class Coordinator {
     const mine = topology.nodes.find((node) => node.name === identity.name);
     if (mine === undefined || mine.storeId !== identity.storeId || mine.address === this.options.address) return;
     this.change({ type: 'address', name: identity.name, storeId: identity.storeId, address: this.options.address });
+  }
+
+  /** Says what this program speaks; the leader of the table raises what is used once everyone speaks more. */
+  private keepFormats(topology: Topology, { name, storeId }: NodeIdentity): void {
+    const mine = topology.nodes.find((node) => node.name === name);
+    if (mine?.storeId === storeId && !isSaid(mine)) this.change({ type: 'speaks', name, storeId, formats: OWN_FORMATS });
+    const formats = this.options.host.isLeader(TOPOLOGY_GROUP) ? raisable(topology) : null;
+    if (formats !== null) this.change({ type: 'formats', ifEpoch: topology.epoch, formats });
   }
 
   private spreadLeaders(topology: Topology, self: string): void {

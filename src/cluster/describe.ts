@@ -2,6 +2,7 @@
 import type { RaftHost } from '../../raft/host.ts';
 import type { GroupId, NodeId, ReplicaId } from '../../raft/types.ts';
 import { TOPOLOGY_GROUP } from '../constants.ts';
+import type { Formats } from './formats.ts';
 import type { NodeStatus } from './peer-status.ts';
 import type { PeerNetwork } from './ports.ts';
 import type { Topology, TopologyNode } from './topology.ts';
@@ -9,6 +10,8 @@ import type { Topology, TopologyNode } from './topology.ts';
 export interface ClusterDescription {
   readonly cluster_id: string | null;
   readonly coordinator: NodeId | null;
+  /** The versions that all members speak and that are used. */
+  readonly formats: Formats | null;
   readonly nodes: readonly NodeDescription[];
   readonly groups: readonly {
     readonly id: GroupId;
@@ -59,7 +62,7 @@ export interface DescribeSource {
 /** Pure join; `term`, `commit` and `applied` are those of this node's replica, null where it hosts none. */
 export function describeCluster(source: DescribeSource): ClusterDescription {
   const { topology, host, self, status: own, peers } = source;
-  if (topology === null) return { cluster_id: null, coordinator: null, nodes: [], groups: [], moves: [], damaged: [], waiting: [] };
+  if (topology === null) return { cluster_id: null, coordinator: null, formats: null, nodes: [], groups: [], moves: [], damaged: [], waiting: [] };
   const statuses = new Map([...peers, [self, own] as const]);
   const damaged = [...statuses].flatMap(([node, status]) => status.damaged.map(({ group, replica, reason }) => ({ node, group, replica, reason })));
   const damagedHere = new Set(own.damaged.map(({ group }) => group));
@@ -91,7 +94,7 @@ export function describeCluster(source: DescribeSource): ClusterDescription {
     groups: hosted.get(node.name) ?? 0,
     leaders: leaders.get(node.name) ?? 0,
   }));
-  return { cluster_id: topology.clusterId, coordinator: topology.coordinator, nodes, groups, moves, damaged, waiting: source.waiting };
+  return { cluster_id: topology.clusterId, coordinator: topology.coordinator, formats: topology.formats, nodes, groups, moves, damaged, waiting: source.waiting };
 }
 
 function stateOf({ name, state }: TopologyNode, { self, network, peers, silentMs }: DescribeSource, hostsData: boolean): Pick<NodeDescription, 'state' | 'reason'> {

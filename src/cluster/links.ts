@@ -48,6 +48,8 @@ export interface PeerLog {
 export interface PeerLinksOptions {
   /** This node now; the links add what `standing`, `ledger` and the clock say. */
   readonly self: () => PeerInfo;
+  /** The wire format that the cluster uses, once that is known: who speaks less is refused. */
+  readonly wireFormatInUse?: () => number;
   readonly standing: Standing;
   readonly ledger: PeerLedger;
   readonly keys: PeerKeys;
@@ -398,8 +400,9 @@ export class PeerLinks implements PeerNetwork {
   #misdirected(link: Link, peer: LinkHello): Refusal | null {
     const self = this.#options.self();
     // A newer node knows what it still understands and decides by itself.
-    if (peer.wireFormat < WIRE_FORMAT_MIN) {
-      return { code: 'version', reason: `node '${peer.name}' speaks wire format ${peer.wireFormat}, node '${self.name}' ${WIRE_FORMAT_MIN} to ${WIRE_FORMAT}: upgrade it` };
+    const lowest = Math.max(WIRE_FORMAT_MIN, this.#options.wireFormatInUse?.() ?? 0);
+    if (peer.wireFormat < lowest) {
+      return { code: 'version', reason: `node '${peer.name}' speaks wire format ${peer.wireFormat}, node '${self.name}' ${lowest} to ${WIRE_FORMAT}: upgrade it` };
     }
     if (peer.name === self.name) {
       const reason = peer.storeId === self.storeId ? 'this node reached itself' : `two nodes are named '${self.name}' (stores ${self.storeId} and ${peer.storeId})`;

@@ -6,8 +6,9 @@
 import type { ProposeOutcome, RaftHost } from '../../raft/host.ts';
 import type { GroupId, NodeId } from '../../raft/types.ts';
 import { TOPOLOGY_GROUP } from '../constants.ts';
-import { setStamp } from '../contexts/commands.ts';
+import { formatOf, setStamp } from '../contexts/commands.ts';
 import { ApiError } from '../errors.ts';
+import { FOUNDING_FORMATS } from './formats.ts';
 import { RequestKind, type CommandTraces, type PeerNetwork } from './ports.ts';
 import type { Topology } from './topology.ts';
 
@@ -77,6 +78,11 @@ export class Router {
   /** Calls whose answers are still awaited; a stopping node lets them finish before it cuts its links. */
   get pending(): number {
     return this.underWay;
+  }
+
+  /** The command format that the cluster uses. */
+  get commandFormat(): number {
+    return this.options.topology()?.formats.command ?? FOUNDING_FORMATS.command;
   }
 
   /** True if this node has a replica of the group that votes and serves. */
@@ -227,6 +233,8 @@ export class Router {
     const { group, command, urgency, trace } = proposal;
     // Only the leader's disk speaks for the group: one that is asked by mistake sends the caller on.
     if (urgency === 'normal' && this.host.isLeader(group) && this.options.isReadOnly(group)) return done({ status: 'not_applied', reason: 'read_only', leaderNode: null });
+    // The proposer may have seen the table raised before this node did; it asks again.
+    if (group !== TOPOLOGY_GROUP && formatOf(command) > this.commandFormat) return done({ status: 'not_applied', reason: 'format', leaderNode: null });
     if (group !== TOPOLOGY_GROUP) setStamp(command, this.options.now());
     const span = trace === null ? null : (this.options.traces?.lead(group, trace) ?? null);
     const started = performance.now();

@@ -63,6 +63,10 @@ function isCommand(value: unknown): value is TopologyCommand {
     case 'address':
     case 'join':
       return isText(value['name']) && isText(value['storeId']) && isText(value['address']);
+    case 'speaks':
+      return isText(value['name']) && isText(value['storeId']) && isFormats(value['formats']);
+    case 'formats':
+      return isCount(value['ifEpoch']) && isFormats(value['formats']);
     case 'drain':
       return isText(value['name']) && typeof value['drain'] === 'boolean';
     case 'remove':
@@ -82,6 +86,8 @@ function isCommand(value: unknown): value is TopologyCommand {
 }
 
 const isRole = (entry: Fields): boolean => isCount(entry['id']) && typeof entry['voter'] === 'boolean';
+
+const isFormats = (value: unknown): boolean => isFields(value) && isCount(value['disk']) && isCount(value['wire']) && isCount(value['command']);
 
 type Fields = Readonly<Record<string, unknown>>;
 

@@ -6,8 +6,8 @@
  * who proposes what is coordinator.ts and its neighbours.
  */
 import { GROUP_COUNT, TOPOLOGY_GROUP } from '../constants.ts';
-import { COMMAND_FORMAT, DISK_FORMAT, WIRE_FORMAT } from '../constants.ts';
 import type { ConfState, GroupId, NodeId, ReplicaId } from '../../raft/types.ts';
+import { FOUNDING_FORMATS, mayRaise, type Formats } from './formats.ts';
 import { compareNames } from './hello.ts';
 import type { FoundingRecord } from './ports.ts';
 import { REPLICATION_FACTOR, rendezvous, spreadLeaders, topologyVoterCount } from './placement.ts';
@@ -23,6 +23,8 @@ export interface TopologyNode {
   readonly storeId: string;
   readonly address: string;
   readonly state: NodeState;
+  /** What its program speaks; absent until it said so. */
+  readonly formats?: Formats;
 }
 
 /**
@@ -61,7 +63,7 @@ export interface Topology {
   /** Indexed by group; the topology group itself is the last. */
   readonly groups: readonly Placement[];
   /** The highest versions that all members support; raised by a command. */
-  readonly formats: { readonly disk: number; readonly wire: number; readonly command: number };
+  readonly formats: Formats;
 }
 
 /**
@@ -93,6 +95,10 @@ export interface PlaceCommand {
 export type TopologyCommand =
   | { readonly type: 'coordinator'; readonly ifEpoch: number; readonly name: NodeId }
   | { readonly type: 'address'; readonly name: NodeId; readonly storeId: string; readonly address: string }
+  /** What the node's program speaks. */
+  | { readonly type: 'speaks'; readonly name: NodeId; readonly storeId: string; readonly formats: Formats }
+  /** What the cluster uses from now on. */
+  | { readonly type: 'formats'; readonly ifEpoch: number; readonly formats: Formats }
   /** A new node, or a known one with a new and empty disk. */
   | { readonly type: 'join'; readonly name: NodeId; readonly storeId: string; readonly address: string }
   | { readonly type: 'drain'; readonly name: NodeId; readonly drain: boolean }
@@ -128,7 +134,7 @@ export function foundingTopology(record: FoundingRecord): Topology {
     nodes: record.members.map(({ name, storeId, address }) => ({ name, storeId, address, state: 'active' })),
     retired: [],
     groups,
-    formats: { disk: DISK_FORMAT, wire: WIRE_FORMAT, command: COMMAND_FORMAT },
+    formats: FOUNDING_FORMATS,
   };
 }
 
@@ -161,6 +167,14 @@ function changed(topology: Topology, command: TopologyCommand): Topology | Topol
       if (known === undefined) return 'unknown_node';
       return noted(topology, { nodes: withNode(topology.nodes, { ...known, address: command.address }) });
     }
+    case 'speaks': {
+      const known = topology.nodes.find((node) => node.name === command.name && node.storeId === command.storeId);
+      if (known === undefined) return 'unknown_node';
+      return noted(topology, { nodes: withNode(topology.nodes, { ...known, formats: command.formats }) });
+    }
+    case 'formats':
+      if (command.ifEpoch !== topology.epoch) return 'stale_epoch';
+      return mayRaise(topology, command.formats) ? decided(topology, { formats: command.formats }) : 'invalid_command';
     case 'join':
       return joined(topology, command);
     case 'drain':
@@ -218,7 +232,7 @@ function joined(topology: Topology, { name, storeId, address }: Join): Topology 
   if (known?.storeId === storeId) return known.state === 'removed' ? 'retired' : noted(topology, { nodes: withNode(topology.nodes, { ...known, address }) });
   // Its last replicas are about to leave; after that the name is free.
   if (known?.state === 'removed' || topology.nodes.some((node) => node.storeId === storeId)) return 'invalid_command';
-  const nodes = known === undefined ? [...topology.nodes, { name, storeId, address, state: 'active' as const }] : withNode(topology.nodes, { ...known, storeId, address });
+  const nodes = known === undefined ? [...topology.nodes, { name, storeId, address, state: 'active' as const }] : withNode(topology.nodes, { name, storeId, address, state: known.state });
   const groups = withoutReplicasOf(topology.groups, name).map((placement, group) => (group === TOPOLOGY_GROUP ? withNew(placement, name, false) : placement));
   const retired = known === undefined ? topology.retired : [...topology.retired, known.storeId];
   return decided(topology, { nodes: nodes.sort((a, b) => compareNames(a.name, b.name)), groups, retired });

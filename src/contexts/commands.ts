@@ -13,7 +13,9 @@ import { readParts, roleKindOf, writeParts } from './parts.ts';
 import { readPolicy, writePolicy } from './policies.ts';
 import type { ArchiveAck, Command, ContextConfig, NewMessage, RowRef, Table } from './types.ts';
 
-const FORMAT = 1;
+/** The newest format of commands that this version writes and reads, and the oldest. */
+export const COMMAND_FORMAT = 1;
+export const COMMAND_FORMAT_MIN = 1;
 const TYPE_CODES: Readonly<Record<Command['type'], number>> = { put: 1, append: 2, compact: 3, tombstone: 4, claim: 5, usage: 6, ack_archived: 8, purge: 9, purge_step: 10, purge_done: 11, expire: 12 };
 /** A compact that shows a claim: the claim, then what a compact holds. */
 const CLAIMED_COMPACT = 7;
@@ -37,10 +39,21 @@ export function stampOf(bytes: Uint8Array): number {
   return Number.isSafeInteger(stampMs) && stampMs > 0 ? stampMs : 0;
 }
 
-/** Encodes a command, stamped 0 until setStamp. Strings with lone surrogates are stored with U+FFFD in their place. */
-export function encodeCommand(command: Command): Uint8Array {
+/**
+ * The format of an encoded command. One above COMMAND_FORMAT was written by a later version: whoever meets it in the log
+ * cannot go on, because its replicas of that version can.
+ */
+export function formatOf(bytes: Uint8Array): number {
+  return bytes[0] ?? 0;
+}
+
+/**
+ * Encodes a command, stamped 0 until setStamp. Strings with lone surrogates are stored with U+FFFD in their place.
+ * `format`: the highest that all members of the cluster read.
+ */
+export function encodeCommand(command: Command, format: number = COMMAND_FORMAT_MIN): Uint8Array {
   const writer = new Writer(encodedSizeHint(command));
-  writer.byte(FORMAT);
+  writer.byte(Math.min(format, COMMAND_FORMAT));
   writer.byte(command.type === 'compact' && command.claim !== undefined ? CLAIMED_COMPACT : TYPE_CODES[command.type]);
   writer.double(0);
   writer.string(command.context);
@@ -103,7 +116,7 @@ export function encodeCommand(command: Command): Uint8Array {
 
 /** The command in `bytes`; its texts are views into them. null for anything that is not exactly one command. */
 export function decodeCommand(bytes: Uint8Array): Command | null {
-  if (bytes.length < BODY_AT || bytes[0] !== FORMAT) return null;
+  if (bytes.length < BODY_AT || formatOf(bytes) < COMMAND_FORMAT_MIN || formatOf(bytes) > COMMAND_FORMAT) return null;
   const reader = new Reader(bytes, BODY_AT);
   const context = reader.string();
   const command = decodeBody(reader, bytes[1] ?? 0, context);

@@ -91,8 +91,9 @@ export class NodeProcess {
     return `${this.dir}.log`;
   }
 
-  start(extraEnv: Record<string, string> = {}): void {
-    const child = spawn(process.execPath, [MAIN], { env: { PATH: process.env['PATH'] ?? '', ...this.env, ...extraEnv }, stdio: ['ignore', 'pipe', 'pipe'] });
+  /** `main`: of another build of the server. */
+  start(extraEnv: Record<string, string> = {}, main = MAIN): void {
+    const child = spawn(process.execPath, [main], { env: { PATH: process.env['PATH'] ?? '', ...this.env, ...extraEnv }, stdio: ['ignore', 'pipe', 'pipe'] });
     const log = createWriteStream(this.logFile, { flags: 'a' });
     child.stdout?.pipe(log, { end: false });
     child.stderr?.pipe(log, { end: false });

@@ -5,7 +5,7 @@ import { afterEach, describe, it } from 'node:test';
 import { ClassicLevel } from 'classic-level';
 import { EntryType } from '../../raft/types.ts';
 import { groupOf } from '../../src/cluster/placement.ts';
-import { encodeCommand, setStamp } from '../../src/contexts/commands.ts';
+import { COMMAND_FORMAT, encodeCommand, setStamp } from '../../src/contexts/commands.ts';
 import { encodeConfig } from '../../src/contexts/rows.ts';
 import type { Command, Reply } from '../../src/contexts/types.ts';
 import { TOPOLOGY_GROUP } from '../../src/constants.ts';
@@ -90,10 +90,17 @@ describe('state machine', () => {
     assert.equal(machine.rowsOf('c').header('c')?.updatedAt, 3000);
   });
 
+  it('stops rather than answer a command of a later version, which other replicas may read', async () => {
+    mesh = await Mesh.start(1, { groups: [GROUP] });
+    const data = encodeCommand({ type: 'tombstone', context: 'c' });
+    data[0] = COMMAND_FORMAT + 1;
+    assert.throws(() => mesh.node('node-1').machine.apply(GROUP, { term: 1, index: 9, type: EntryType.normal, data }), /is in command format 2, this program reads up to 1/);
+  });
+
   it('has an answer for bytes that are no command', async () => {
     mesh = await Mesh.start(1, { groups: [GROUP, TOPOLOGY_GROUP] });
     const { machine } = mesh.node('node-1');
-    for (const data of [Uint8Array.of(1), Uint8Array.of(255, 255, 255), new Uint8Array(100)]) {
+    for (const data of [Uint8Array.of(1), Uint8Array.of(0, 255, 255), new Uint8Array(100)]) {
       for (const group of [GROUP, TOPOLOGY_GROUP]) {
         const reply = machine.apply(group, { term: 1, index: 9, type: EntryType.normal, data }) as Reply;
         assert.deepEqual(reply, { ok: false, code: 'invalid_command' });

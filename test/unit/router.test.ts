@@ -176,6 +176,17 @@ describe('router', () => {
     await second.router.propose(GROUP, encodeCommand({ type: 'tombstone', context: 'c' }), 'essential');
   });
 
+  it('a leader takes no command in a format that the table does not have yet; the proposer asks again', async () => {
+    mesh = await Mesh.start(3, { groups: [GROUP], timeoutMs: 300 });
+    await mesh.leader(GROUP);
+    for (const node of mesh.nodes.values()) {
+      const later = put();
+      later[0] = 2;
+      await assert.rejects(node.router.propose(GROUP, later, 'normal'), refusal('raft_unavailable', 'not_applied'));
+      await node.router.propose(GROUP, put(), 'normal');
+    }
+  });
+
   it('an answer that is no answer leaves the outcome unknown', async () => {
     mesh = await Mesh.start(3, { groups: [GROUP] });
     const leader = await mesh.leader(GROUP);
