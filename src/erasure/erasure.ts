@@ -16,12 +16,14 @@ import type { ErasureQuestion, Trace } from './wire.ts';
 /** Contexts that are finished together: they share the work on each replica. */
 const ROUND_CONTEXTS_MAX = 64;
 const AGAIN_MS = 500;
+/** A round that waits longer than this says for what. */
+const SAY_AFTER_MS = 10_000;
 
 export interface ErasureOptions {
   /** Rows of the groups hosted here (src/storage). */
   readonly rows: {
     listed(group: GroupId, table: 'purging', range: { limit: number }): Promise<readonly string[]>;
-    keys(group: GroupId, table: Table, context: string, limit: number): Promise<readonly RowKey[]>;
+    keys(group: GroupId, table: Table, context: string, range: { after: RowKey | null; limit: number }): Promise<readonly RowKey[]>;
   };
   readonly leads: (group: GroupId) => boolean;
   /** Until this replica has applied all that was committed; false: it cannot be found out. */
@@ -43,6 +45,9 @@ export interface ErasureOptions {
 interface Round {
   readonly trace: Trace;
   isArchiveErased: boolean;
+  /** performance.now() of its beginning, and what was last said of why it waits. */
+  readonly startedAt: number;
+  said: string;
 }
 
 export class Erasure {
@@ -111,9 +116,11 @@ export class Erasure {
     this.rounds.set(group, round);
     const { trace } = round;
     round.isArchiveErased ||= await this.eraseArchive(trace);
-    const nodes = this.options.replicas(group);
-    if (nodes === null || !(await this.allSay(nodes, { ...trace, ask: 'applied' })) || !(await this.allSay(nodes, { ...trace, ask: 'clean' }))) return false;
-    if (!round.isArchiveErased) return false;
+    const missing = (await this.missing(trace)) ?? (round.isArchiveErased ? null : 'the archive has not erased its part');
+    if (missing !== null) {
+      this.say(round, missing);
+      return false;
+    }
     for (const context of trace.contexts) await this.options.propose(group, encodeCommand({ type: 'purge_done', context }));
     this.rounds.delete(group);
     this.options.logger.info({ type: 'erased', group, contexts: trace.contexts.length }, 'contexts are erased: no replica holds a trace of them');
@@ -123,23 +130,29 @@ export class Erasure {
 
   /** Deletes all rows of the group's purged contexts; answers what is then to be cleaned, null for nothing. */
   private async begin(group: GroupId): Promise<Round | null | 'later'> {
-    const { rows, barrier, applied, leads } = this.options;
+    const { rows, barrier, applied } = this.options;
     const find = (): Promise<readonly string[]> => rows.listed(group, 'purging', { limit: ROUND_CONTEXTS_MAX });
     // One that is committed and not yet applied is told of when it is.
     if ((await find()).length === 0) return null;
     if (!(await barrier(group))) return 'later';
     const contexts = await find();
     if (contexts.length === 0) return null;
-    for (const context of contexts) {
-      for (const table of ERASED_TABLES) {
-        for (let keys = await rows.keys(group, table, context, PURGE_STEP_ROWS_MAX); keys.length > 0; keys = await rows.keys(group, table, context, PURGE_STEP_ROWS_MAX)) {
-          if (this.isClosed || !leads(group)) return 'later';
-          const step = keys.slice(0, PURGE_STEP_ROWS_MAX).map((key) => ({ table, key }));
-          await this.options.propose(group, encodeCommand({ type: 'purge_step', context, rows: step }));
-        }
-      }
+    for (const context of contexts) for (const table of ERASED_TABLES) if (!(await this.deleteRows(group, context, table))) return 'later';
+    return { trace: { group, upTo: applied(group), contexts }, isArchiveErased: false, startedAt: performance.now(), said: '' };
+  }
+
+  /** False when it was interrupted. */
+  private async deleteRows(group: GroupId, context: string, table: Table): Promise<boolean> {
+    const { rows, leads, propose } = this.options;
+    // Each step begins where the one before ended, so that none walks over what is deleted already.
+    for (let after: RowKey | null = null; ; ) {
+      const keys: readonly RowKey[] = (await rows.keys(group, table, context, { after, limit: PURGE_STEP_ROWS_MAX })).slice(0, PURGE_STEP_ROWS_MAX);
+      const last = keys.at(-1);
+      if (last === undefined) return true;
+      if (this.isClosed || !leads(group)) return false;
+      await propose(group, encodeCommand({ type: 'purge_step', context, rows: keys.map((key) => ({ table, key })) }));
+      after = last;
     }
-    return { trace: { group, upTo: applied(group), contexts }, isArchiveErased: false };
   }
 
   private async eraseArchive({ contexts }: Trace): Promise<boolean> {
@@ -149,9 +162,27 @@ export class Erasure {
     return true;
   }
 
-  private async allSay(nodes: readonly NodeId[], question: ErasureQuestion): Promise<boolean> {
+  /** What is missing of clean disks, in words; null for nothing. Nobody is asked to clean before all have applied. */
+  private async missing(trace: Trace): Promise<string | null> {
+    const nodes = this.options.replicas(trace.group);
+    if (nodes === null) return 'the node of a replica is not known';
+    const behind = await this.denied(nodes, { ...trace, ask: 'applied' });
+    if (behind.length > 0) return `not reached, or behind: ${behind.join(', ')}`;
+    const unclean = await this.denied(nodes, { ...trace, ask: 'clean' });
+    return unclean.length > 0 ? `not clean yet: ${unclean.join(', ')}` : null;
+  }
+
+  /** The nodes that do not say yes. */
+  private async denied(nodes: readonly NodeId[], question: ErasureQuestion): Promise<NodeId[]> {
     const answers = await Promise.all(nodes.map((node) => this.options.ask(node, question)));
-    return answers.every((isSo) => isSo);
+    return nodes.filter((_, i) => answers[i] !== true);
+  }
+
+  /** Once for each reason, and only where it takes longer than the work itself. */
+  private say(round: Round, reason: string): void {
+    if (performance.now() - round.startedAt < SAY_AFTER_MS || reason === round.said) return;
+    round.said = reason;
+    this.options.logger.warn({ type: 'erasure_waits', group: round.trace.group, contexts: round.trace.contexts.length, reason }, 'the erasure of contexts is not complete and goes on');
   }
 
   private pause(ms: number): Promise<void> {

@@ -65,22 +65,29 @@ export async function scanListed(db: Database, group: GroupStore, range: { table
   return pairs.map(([key]) => readContext(key));
 }
 
-/** Keys of the rows that one context has in a table, in no order; about `limit` where there are more. Reads no values. */
-export async function scanKeys(db: Database, group: GroupStore, range: { table: Table; context: string; limit: number }): Promise<RowKey[]> {
-  const { table, context, limit } = range;
-  const gte = stateKey(group.id, group.record.slot, { table, context, key: '' });
-  const lt = following(Buffer.from(gte));
+/** Keys of rows that one context has in a table, in order, behind `after`; at least `limit` where there are more. Reads no values. */
+export async function scanKeys(db: Database, group: GroupStore, range: { table: Table; context: string; after: RowKey | null; limit: number }): Promise<RowKey[]> {
+  const { table, context, after, limit } = range;
+  const name = (key: RowKey): Buffer => stateKey(group.id, group.record.slot, { table, context, key });
+  const start = name('');
+  // No key lies between another and the same with a zero byte behind it.
+  const gte = after === null ? start : Buffer.concat([name(after), Uint8Array.of(0)]);
+  const lt = following(Buffer.from(start));
   // Both views are taken in this one turn, as in scan.
   const unwritten = unwrittenRows(group, { table, context, gte, lt, limit });
   const stored = await db.keys({ gte, lt, limit: limit + unwritten.length }).all();
-  const names = new Map<string, Uint8Array>();
-  for (const key of stored) names.set(Buffer.from(key).toString('latin1'), key);
+  const found = new Map<string, Uint8Array>();
+  for (const key of stored) found.set(Buffer.from(key).toString('latin1'), key);
+  const end = stored.length === limit + unwritten.length ? stored.at(-1) : undefined;
   for (const { key, value } of unwritten) {
-    const name = Buffer.from(key).toString('latin1');
-    if (value === null) names.delete(name);
-    else names.set(name, key);
+    // What lies behind the part that was read comes with the next one.
+    if (end !== undefined && Buffer.compare(key, end) > 0) break;
+    const latin = Buffer.from(key).toString('latin1');
+    if (value === null) found.delete(latin);
+    else found.set(latin, key);
   }
-  return [...names.values()].map((key) => (hasNumericKeys(table) ? readU64(key, gte.length) : Buffer.from(key.subarray(gte.length)).toString('utf8')));
+  const keys = [...found.values()].sort((a, b) => Buffer.compare(a, b));
+  return keys.map((key) => (hasNumericKeys(table) ? readU64(key, start.length) : Buffer.from(key.subarray(start.length)).toString('utf8')));
 }
 
 /** Throws DamageError after telling `onDamage`. */

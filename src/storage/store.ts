@@ -374,9 +374,9 @@ export class Storage implements HostStorage {
     return scanListed(this.db, this.group(group), { table, ...range }, (reason) => this.damage(group, reason));
   }
 
-  /** Keys of rows that a context has in `table`, about `limit` where there are more; the overlay is merged. Values are not read. */
-  keys(group: GroupId, table: Table, context: string, limit: number): Promise<RowKey[]> {
-    return scanKeys(this.db, this.group(group), { table, context, limit });
+  /** Keys of rows that a context has in `table`, in order, behind `after`; at least `limit` where there are more; the overlay is merged. Values are not read. */
+  keys(group: GroupId, table: Table, context: string, range: { after: RowKey | null; limit: number }): Promise<RowKey[]> {
+    return scanKeys(this.db, this.group(group), { table, context, ...range });
   }
 
   // ---- Snapshots

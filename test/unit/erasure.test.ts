@@ -48,7 +48,7 @@ describe('erasure', () => {
 
   async function converse(node: MeshNode, settings: object = {}): Promise<void> {
     await node.store.put('c', parsePut(Buffer.from(JSON.stringify({ metadata: { about: SECRET }, ...settings })), { depthMax: 8 }));
-    for (let i = 0; i < 30; i++) {
+    for (let i = 0; i < 12; i++) {
       const parts = [{ type: 'text', text: `${SECRET} ${i}` }, { type: 'tool_call', toolCallId: `${SECRET}-${i}` }];
       await node.store.append('c', Buffer.from(JSON.stringify({ message: { role: 'user', parts } })), `${SECRET}-${i}`);
     }
@@ -111,7 +111,7 @@ describe('erasure', () => {
       await new Promise((resolve) => setTimeout(resolve, 20));
       assert.equal(await isPurged(), false, 'not while a disk has it');
     }
-    assert.ok((leader.host.status(GROUP)?.firstIndex ?? 0) < 10, 'the log that it needs to catch up is there');
+    assert.ok((leader.host.status(GROUP)?.firstIndex ?? 0) < 5, 'the log that it needs to catch up is there');
     equip(await mesh.open(down));
     await until('the purge', isPurged);
     assert.deepEqual(await nodesWith(SECRET), []);

@@ -79,6 +79,41 @@ describe('storage', () => {
     });
   }
 
+  it('keys come in pages that miss and repeat none, whatever is not written yet', async () => {
+    const pages = async (limit: number): Promise<unknown[]> => {
+      const found: unknown[] = [];
+      for (let after: number | string | null = null; ; ) {
+        const keys: (number | string)[] = await storage.keys(GROUP, 'message', 'c', { after, limit });
+        found.push(...keys);
+        if (keys.length < limit) return found;
+        after = keys.at(-1) ?? null;
+      }
+    };
+    for (let key = 1; key <= 300; key += 2) put(key, 'x');
+    for (const context of ['b', 'c2']) put(7, 'other', context);
+    await write(storage, part({}));
+    for (let key = 2; key <= 300; key += 4) put(key, 'x');
+    for (let key = 1; key <= 300; key += 10) put(key, null);
+    const left = Array.from({ length: 300 }, (_, i) => i + 1).filter((key) => (key % 2 === 1 ? key % 10 !== 1 : key % 4 === 2));
+    for (const limit of [1, 7, 50, 1000]) assert.deepEqual(await pages(limit), left, `limit ${limit}`);
+    await write(storage, part({}));
+    assert.deepEqual(await pages(7), left);
+    for (const key of ['a', 'a\0b', 'ü', 'z']) storage.put(GROUP, { table: 'openCall', context: 'c', key, value: Buffer.from('x') });
+    assert.deepEqual(await storage.keys(GROUP, 'openCall', 'c', { after: 'a', limit: 10 }), ['a\0b', 'z', 'ü']);
+  });
+
+  it('lists name the contexts that have a row there, in order', async () => {
+    const list = (context: string, isListed: boolean): void => storage.put(GROUP, { table: 'unarchived', context, key: '', value: isListed ? Buffer.of(1) : null });
+    for (const context of ['b', 'a', 'c2', 'c']) list(context, true);
+    storage.put(GROUP, { table: 'expiring', context: 'a', key: '', value: Buffer.of(1) });
+    await write(storage, part({}));
+    list('b', false);
+    list('bb', true);
+    assert.deepEqual(await storage.listed(GROUP, 'unarchived', { limit: 10 }), ['a', 'bb', 'c', 'c2']);
+    assert.deepEqual(await storage.listed(GROUP, 'unarchived', { after: 'a', limit: 2 }), ['bb', 'c']);
+    assert.deepEqual(await storage.listed(GROUP, 'purging', { limit: 2 }), []);
+  });
+
   it('shows rows at once, while their write is in flight, and after it; deletions too', async () => {
     put(1, 'one');
     put(2, 'two');
