@@ -204,6 +204,7 @@ export const OPERATIONS = {
         properties: {
           cluster_id: { type: ['string', 'null'] },
           coordinator: { type: ['string', 'null'] },
+          formats: { type: ['object', 'null'] },
           nodes: { type: 'array', items: anyObject },
           groups: { type: 'array', items: anyObject },
           moves: { type: 'array', items: anyObject, description: 'Replicas on their way into a group or out of it.' },
