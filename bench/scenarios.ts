@@ -84,8 +84,9 @@ export const SCENARIOS: readonly Scenario[] = [
   load('reads', { title: 'Reads from the leader and from a follower, three nodes', axes: { operation: ['tail', 'window'], messagesEach: [50], route: ['leader', 'follower', 'spread'] } }),
   load('mixed', { title: 'A fifth appends, the rest reads of tails and windows, three nodes', axes: { operation: ['mixed'], clients: [16, 64], messagesEach: [50] } }),
   load('fanout', { title: 'Streams: frames delivered by one node', nodes: 1, axes: { clients: [4], contexts: [10], subscribers: [100, 1000] } }),
-  load('growth-messages', { title: 'Cost by messages in the context, one node', nodes: 1, grows: 'messagesEach', axes: { operation: ['append', 'window'], clients: [16], contexts: [1], messagesEach: [1000, 10_000, 100_000, 1_000_000] } }),
-  load('growth-contexts', { title: 'Cost by number of contexts, one node', nodes: 1, grows: 'contexts', axes: { operation: ['append', 'window'], contexts: [1000, 10_000, 100_000, 1_000_000], messagesEach: [1] } }),
+  // Windows first: appends lengthen the contexts that they are read from.
+  load('growth-messages', { title: 'Cost by messages in the context, one node', nodes: 1, grows: 'messagesEach', axes: { operation: ['window', 'append'], clients: [16], contexts: [1], messagesEach: [1000, 10_000, 100_000, 1_000_000] } }),
+  load('growth-contexts', { title: 'Cost by number of contexts, one node', nodes: 1, grows: 'contexts', axes: { operation: ['window', 'append'], contexts: [1000, 10_000, 100_000, 1_000_000], messagesEach: [1] } }),
   { kind: 'probe', name: 'idle', title: 'Three nodes without any request' },
   { kind: 'probe', name: 'restart', title: 'Ready again after a stop' },
 ];
