@@ -35,9 +35,13 @@ interface Batch {
   readonly entries: readonly BatchEntry[];
   readonly rows: number;
   readonly bytes: number;
+  /** A bound ended it, or cut a context of its lap short: there is more. */
+  readonly hasMore: boolean;
   /** What may be said once the batch is in, and for each how far its context has then been read. */
   readonly acks: readonly { readonly ack: Ack; readonly sent: Sent }[];
 }
+
+const NOTHING: Batch = { entries: [], rows: 0, bytes: 0, hasMore: false, acks: [] };
 
 /** How far a context has been read in this drain: what the state says lags until the marks are applied. */
 interface Sent {
@@ -57,6 +61,8 @@ export class Archiver {
   private batchRows: number;
   /** Something of the current lap went into a batch. */
   private foundInLap = false;
+  /** A bound cut the messages of one of its contexts short. */
+  private cutInLap = false;
   private appended = 0;
   private closed = false;
   private running: Promise<void> = Promise.resolve();
@@ -104,7 +110,10 @@ export class Archiver {
     }
   }
 
-  /** Flushes until a whole lap finds nothing new. */
+  /**
+   * Flushes all there was when it began, batch by batch. What comes meanwhile waits for the interval, or for a full
+   * batch: the marks of a context cost about as much as an append, so a flush should hold many of its messages.
+   */
   private async drain(): Promise<void> {
     this.appended = 0;
     let acking: Promise<void> = Promise.resolve();
@@ -114,8 +123,9 @@ export class Archiver {
       this.recovered();
       let batch = await this.gather();
       while (batch.entries.length > 0 && !this.closed && this.sent.size <= UNACKED_MAX) {
-        // Read on while Postgres writes. A failed read counts when its batch is due, not before.
-        const next = this.gather();
+        // Read on while Postgres writes. A failed read counts when its batch is due, not before. A batch without a
+        // message is of contexts with more to trim than one mark may, or with nothing but new settings.
+        const next = batch.hasMore || batch.rows === 0 ? this.gather() : Promise.resolve(NOTHING);
         next.catch(() => undefined);
         let result: BatchResult;
         try {
@@ -134,6 +144,7 @@ export class Archiver {
       this.sent.clear();
       this.laps.restart();
       this.foundInLap = false;
+      this.cutInLap = false;
     }
   }
 
@@ -148,12 +159,16 @@ export class Archiver {
     const acks: { ack: Ack; sent: Sent }[] = [];
     let rows = 0;
     let bytes = 0;
+    let hasMore = true;
     while (rows < this.batchRows && entries.size < this.batchRows && bytes < BATCH_BYTES) {
       const pending = await this.laps.next();
       if (pending === null) {
         const over = entries.size > 0 || !this.foundInLap;
         this.foundInLap = entries.size > 0;
+        hasMore = this.cutInLap;
+        this.cutInLap = false;
         if (over) break;
+        hasMore = true;
         continue;
       }
       if (entries.has(pending.context) || this.isSent(pending) || this.isRejected(pending.context)) continue;
@@ -165,6 +180,7 @@ export class Archiver {
       const last = messages.at(-1);
       const nextSeq = last === undefined ? state.lastSeq + 1 : last.seq + 1;
       // Said even while messages are missing: the context's row and compactions go in with every slice.
+      if (nextSeq <= state.lastSeq) this.cutInLap = true;
       const { version, configRevision } = state;
       entries.set(context, { context, state, messages, compactions });
       const sent = { nextSeq, version, configRevision };
@@ -174,7 +190,7 @@ export class Archiver {
       rows += messages.length;
       for (const { body } of messages) bytes += body.length;
     }
-    return { entries: [...entries.values()], rows, bytes, acks };
+    return { entries: [...entries.values()], rows, bytes, hasMore, acks };
   }
 
   private isSent(pending: PendingContext): boolean {

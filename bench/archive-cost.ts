@@ -28,7 +28,7 @@ export async function measureCost({ rounds, seconds }: { readonly rounds: number
     const env = { FASTPACA_LOG_LEVEL: 'warn', FASTPACA_TAIL_KEEP: '100' };
     const without = await ClusterProcesses.start(3, env);
     clusters.push(without);
-    const withArchive = await ClusterProcesses.start(3, { ...env, FASTPACA_ARCHIVER_ENABLED: 'true', DATABASE_URL: postgres.url, FASTPACA_ARCHIVE_FLUSH_INTERVAL_MS: '1000' });
+    const withArchive = await ClusterProcesses.start(3, { ...env, FASTPACA_ARCHIVER_ENABLED: 'true', DATABASE_URL: postgres.url });
     clusters.push(withArchive);
     for (const cluster of clusters) await create(cluster);
     const results: { with: WindowResult[]; without: WindowResult[] } = { with: [], without: [] };

@@ -212,7 +212,7 @@ async function read(messages: number): Promise<void> {
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { messages: { type: 'string' }, contexts: { type: 'string', default: '2000' }, faults: { type: 'boolean', default: false }, rounds: { type: 'string', default: '4' }, seconds: { type: 'string', default: '10' } },
+  options: { messages: { type: 'string' }, contexts: { type: 'string', default: '2000' }, faults: { type: 'boolean', default: false }, rounds: { type: 'string', default: '4' }, seconds: { type: 'string', default: '15' } },
 });
 switch (positionals[0]) {
   case 'flow':
