@@ -126,7 +126,7 @@ export const VARIABLES = {
   FASTPACA_CORS_ORIGINS: { defaultText: '', meaning: 'Comma-separated origins whose pages may read from a browser (GET and OPTIONS), or *. Unset: none.' },
   OTEL_EXPORTER_OTLP_ENDPOINT: { defaultText: '', meaning: 'Base URL of an OpenTelemetry collector that takes OTLP over HTTP. Unset: no traces.' },
   FASTPACA_TAIL_KEEP: { defaultText: '1000', meaning: 'Messages of a context that stay in hot storage once they are archived.' },
-  FASTPACA_NODE_DEAD_AFTER_MS: { defaultText: '600000', meaning: 'Silence after which a node is replaced if others can take its groups. No effect in this version.' },
+  FASTPACA_NODE_DEAD_AFTER_MS: { defaultText: '600000', meaning: 'Silence after which a node is replaced if others can take its groups.' },
   FASTPACA_LOG_KEEP_BYTES: { defaultText: String(4 * MiB), meaning: 'Raft log bytes that a group keeps for replicas that lag.' },
   FASTPACA_DISK_SOFT_FREE_BYTES: { defaultText: String(512 * MiB), meaning: 'Free disk space below which appends are refused.' },
   FASTPACA_DISK_HARD_FREE_BYTES: { defaultText: String(128 * MiB), meaning: 'Free disk space below which the node stops writing.' },

@@ -12,6 +12,9 @@ export const JSON_TYPE = 'application/json; charset=utf-8';
 /** The path of every route that names a context. */
 const CONTEXT_PATH = '/v1/contexts/';
 
+/** Of a body that is too large, so much is still taken from its connection. */
+const LEFTOVER_BYTES_MAX = 64 * 1024 * 1024;
+
 /** Answers a request that failed. */
 export function sendError(error: unknown, request: FastifyRequest, reply: FastifyReply, deps: { logger: Logger; metrics: Metrics; bodyBytesMax: number }): void {
   const known = error instanceof ApiError ? error : fromFramework(error, request, deps.bodyBytesMax);
@@ -22,6 +25,9 @@ export function sendError(error: unknown, request: FastifyRequest, reply: Fastif
   deps.metrics.requestAnswered(answer.status);
   if (answer.retryAfterSeconds !== null) reply.header('retry-after', String(answer.retryAfterSeconds));
   if (answer.status === 401) reply.header('www-authenticate', 'Bearer');
+  // A connection closed under a body that is still coming is reset, and the answer lost on the way: what is left is read
+  // and thrown away, unless it has no end.
+  if (answer.code === 'payload_too_large' && Number(request.headers['content-length']) <= LEFTOVER_BYTES_MAX) reply.removeHeader('connection');
   reply.code(answer.status).header('content-type', JSON_TYPE).send(Buffer.from(JSON.stringify(answer.toBody())));
 }
 
