@@ -11,6 +11,7 @@ export const USAGE = `Usage: fastpaca cluster COMMAND [options]
 
   cluster status               nodes, groups, and changes under way
   cluster drain NODE           move leaderships and replicas away from a node
+  cluster undrain NODE         let a node that is drained or being drained serve again
   cluster remove NODE          take a drained node out of the cluster, for good
   cluster transfer GROUP NODE  make a node that hosts a group its leader
   cluster secret               print a fresh value for FASTPACA_CLUSTER_SECRET
@@ -48,6 +49,8 @@ export async function run(argv: readonly string[], env: Env, print: (text: strin
       return status(options, print);
     case 'drain':
       return drain(expectNames(names, ['NODE']), options, print);
+    case 'undrain':
+      return undrain(expectNames(names, ['NODE']), options, print);
     case 'remove':
       return remove(expectNames(names, ['NODE']), options, print);
     case 'transfer':
@@ -68,6 +71,11 @@ async function status({ client, json }: Options, print: (text: string) => void):
 async function drain([node = '']: readonly string[], { client, json }: Options, print: (text: string) => void): Promise<void> {
   const answer = await client.call('POST', `/v1/cluster/nodes/${encodeURIComponent(node)}/drain`);
   print(json ? asJson(answer) : `Node ${node} is being drained; 'cluster status' shows how far it is.\n`);
+}
+
+async function undrain([node = '']: readonly string[], { client, json }: Options, print: (text: string) => void): Promise<void> {
+  const answer = await client.call('DELETE', `/v1/cluster/nodes/${encodeURIComponent(node)}/drain`);
+  print(json ? asJson(answer) : `Node ${node} is active again; leaderships and replicas come back to it.\n`);
 }
 
 async function remove([node = '']: readonly string[], { client, json }: Options, print: (text: string) => void): Promise<void> {

@@ -1,37 +1,22 @@
-/** The command line against a real node, and the server's own: what they print, what they refuse, and the codes they exit with. */
+/** The operators' command line against real nodes: what it prints, what it refuses, and the codes it exits with. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { Authority } from './certificates.ts';
-import { call, ClusterProcesses, freePort } from './processes.ts';
+import { decodeStatus } from '../../src/cli/status.ts';
+import type { ClusterNode, ClusterStatus } from '../../src/cli/status.ts';
+import { call, ClusterProcesses, freePort, until } from './processes.ts';
 import type { NodeProcess } from './processes.ts';
+import { execute } from './programs.ts';
+import type { Ended } from './programs.ts';
 
-const ROOT = join(import.meta.dirname, '../..');
 const KEY = 'a-key';
 
-interface Ended {
-  readonly code: number;
-  readonly out: string;
-  readonly err: string;
-}
-
-async function execute(file: string, args: readonly string[], env: Record<string, string>): Promise<Ended> {
-  const child = spawn(process.execPath, [join(ROOT, file), ...args], { cwd: directory, env: { PATH: process.env['PATH'] ?? '', ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
-  let out = '';
-  let err = '';
-  child.stdout.on('data', (chunk) => (out += String(chunk)));
-  child.stderr.on('data', (chunk) => (err += String(chunk)));
-  const [code]: unknown[] = await once(child, 'close');
-  return { code: Number(code), out, err };
-}
-
-const cli = (args: readonly string[], env: Record<string, string> = {}): Promise<Ended> => execute('src/cli/main.ts', args, env);
-const server = (args: readonly string[], env: Record<string, string> = {}): Promise<Ended> => execute('src/main.ts', args, env);
+const cli = (args: readonly string[], env: Record<string, string> = {}): Promise<Ended> => execute('src/cli/main.ts', args, { cwd: directory, env });
+const server = (args: readonly string[], env: Record<string, string> = {}): Promise<Ended> => execute('src/main.ts', args, { cwd: directory, env });
 
 let directory = '';
 let cluster: ClusterProcesses;
@@ -111,29 +96,46 @@ describe('fastpaca cluster', () => {
     assert.equal((await server(['--check'], { FASTPACA_CLUSTER_SECRET: first.out.trim() })).code, 0);
   });
 
-  test('drain, remove and transfer are the calls of the API, and what refuses them is told', async (t) => {
-    const asked: string[] = [];
-    let answer: { status: number; body: string } = { status: 202, body: '{"state":"draining"}' };
-    const api = createServer((request, response) => {
-      let body = '';
-      request.on('data', (chunk) => (body += String(chunk)));
-      request.on('end', () => {
-        asked.push(`${request.method} ${request.url} ${request.headers.authorization} ${body}`);
-        response.writeHead(answer.status, { 'content-type': 'application/json' }).end(answer.body);
-      });
-    }).listen(0, '127.0.0.1');
+  test('transfer, drain, undrain and remove do what they say on a real cluster, and refusals are told', async (t) => {
+    const four = await ClusterProcesses.start(4, { FASTPACA_API_KEY: KEY });
+    t.after(() => four.stop());
+    const env = { FASTPACA_URL: four.node(0).url, FASTPACA_API_KEY: KEY };
+    const seen = async (): Promise<ClusterStatus> => decodeStatus(JSON.parse((await cli(['cluster', 'status', '--json'], env)).out));
+    const nodeNamed = async (id: string): Promise<ClusterNode> => (await seen()).nodes.find((known) => known.id === id) ?? assert.fail(id);
+
+    const group = (await seen()).groups.find(({ leader, replicas }) => leader !== null && leader !== 'node-4' && replicas.includes('node-4')) ?? assert.fail('no such group');
+    assert.deepEqual(await cli(['cluster', 'transfer', String(group.id), 'node-4'], env), { code: 0, out: `Group ${group.id} is being handed to node node-4.\n`, err: '' });
+    const elsewhere = (await seen()).groups.find(({ replicas }) => !replicas.includes('node-4')) ?? assert.fail('no such group');
+    const noHost = await cli(['cluster', 'transfer', String(elsewhere.id), 'node-4'], env);
+    assert.deepEqual([noHost.code, noHost.out], [1, ''], noHost.err);
+    assert.match((await cli(['cluster', 'drain', 'node-9'], env)).err, /^fastpaca: not_found: .*node-9/);
+
+    const inUse = await cli(['cluster', 'remove', 'node-4'], env);
+    assert.equal(inUse.code, 1);
+    assert.match(inUse.err, /^fastpaca: conflict: .*[Dd]rain/);
+
+    assert.match((await cli(['cluster', 'drain', 'node-4'], env)).out, /^Node node-4 is being drained/);
+    assert.match((await cli(['cluster', 'status'], env)).out, /node-4 .* drain(ing|ed) /);
+    assert.equal((await cli(['cluster', 'undrain', 'node-4', '--json'], env)).out, '{"node":"node-4","state":"active"}\n');
+    await until('node-4 to be active again', async () => (await nodeNamed('node-4')).state === 'active');
+    assert.equal((await cli(['cluster', 'drain', 'node-4'], env)).code, 0);
+    await until('node-4 to host nothing', async () => (await nodeNamed('node-4')).state === 'drained');
+
+    assert.match((await cli(['cluster', 'remove', 'node-4'], env)).out, /^Node node-4 is no longer part of the cluster/);
+    assert.equal((await seen()).nodes.find(({ id }) => id === 'node-4')?.state ?? 'removed', 'removed');
+    const last = await cli(['cluster', 'drain', 'node-3'], env);
+    assert.equal(last.code, 1);
+    assert.match(last.err, /^fastpaca: would_lose_quorum: /);
+  });
+
+  test('what is damaged or waits is shown, and an answer that is not understood is a refusal', async (t) => {
+    let answer: { status: number; body: string } = { status: 200, body: '' };
+    // Another server at the same place, and states that no healthy cluster shows.
+    const api = createServer((_request, response) => response.writeHead(answer.status, { 'content-type': 'application/json' }).end(answer.body)).listen(0, '127.0.0.1');
     await once(api, 'listening');
     t.after(() => api.close());
     const address = api.address();
-    const env = { FASTPACA_URL: `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`, FASTPACA_API_KEY: KEY };
-    assert.match((await cli(['cluster', 'drain', 'node-4'], env)).out, /node-4 is being drained/);
-    assert.equal((await cli(['cluster', 'drain', 'a/b', '--json'], env)).out, '{"state":"draining"}\n');
-    assert.match((await cli(['cluster', 'transfer', '17', 'node-2'], env)).out, /Group 17 is being handed to node node-2/);
-    answer = { status: 204, body: '' };
-    assert.match((await cli(['cluster', 'remove', 'node-4'], env)).out, /node-4 is no longer part/);
-    answer = { status: 409, body: '{"error":"would_lose_quorum","message":"Group 3 would lose its quorum."}' };
-    const refused = await cli(['cluster', 'remove', 'node-3'], env);
-    assert.deepEqual(refused, { code: 1, out: '', err: 'fastpaca: would_lose_quorum: Group 3 would lose its quorum.\n' });
+    const env = { FASTPACA_URL: `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}` };
     answer = {
       status: 200,
       body: JSON.stringify({
@@ -156,88 +158,5 @@ describe('fastpaca cluster', () => {
     assert.match((await cli(['cluster', 'status'], env)).err, /not understood: nodes should be a list/);
     answer = { status: 502, body: 'Bad Gateway' };
     assert.deepEqual([(await cli(['cluster', 'status'], env)).code, (await cli(['cluster', 'status'], env)).err], [1, 'fastpaca: the node answered HTTP 502\n']);
-    assert.deepEqual(asked.slice(0, 4), [
-      `POST /v1/cluster/nodes/node-4/drain Bearer ${KEY} `,
-      `POST /v1/cluster/nodes/a%2Fb/drain Bearer ${KEY} `,
-      `POST /v1/cluster/groups/17/transfer Bearer ${KEY} {"to":"node-2"}`,
-      `DELETE /v1/cluster/nodes/node-4 Bearer ${KEY} `,
-    ]);
-  });
-});
-
-describe('the server\'s command line', () => {
-  test('help, version, and nothing unknown', async () => {
-    assert.match((await server(['--help'])).out, /^Usage: node src\/main\.ts/);
-    const manifest: unknown = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'));
-    assert.equal((await server(['--version'])).out, `fastpaca ${typeof manifest === 'object' && manifest !== null && 'version' in manifest ? String(manifest.version) : ''}\n`);
-    for (const args of [['--chekc'], ['extra'], ['--check=yes']]) {
-      const ended = await server(args);
-      assert.deepEqual([ended.code, ended.out], [2, ''], args.join(' '));
-      assert.match(ended.err, /^fastpaca: .*--help lists what is known\n$/);
-    }
-  });
-
-  test('--check finds every bad variable at once, one line each', async () => {
-    const ended = await server(['--check'], { PORT: 'http', FASTPACA_LOG_LEVEL: 'loud', FASTPACA_NODENAME: 'x', FASTPACA_TLS_CERT: '/cert.pem' });
-    assert.equal(ended.code, 1);
-    const lines = ended.err.trim().split('\n');
-    assert.equal(lines.length, 4, ended.err);
-    for (const variable of ['PORT is "http"', 'FASTPACA_LOG_LEVEL is "loud"', 'FASTPACA_NODENAME is not a known variable', 'FASTPACA_TLS_KEY must be set']) {
-      assert.ok(lines.some((line) => line.startsWith(`fastpaca: ${variable}`)), `${variable} in ${ended.err}`);
-    }
-  });
-
-  test('--check looks at the TLS files and at the name in the certificate', async () => {
-    const authority = await Authority.create(directory, 'authority');
-    const pair = await authority.issue('node', { names: 'DNS:node-1.example' });
-    const env = { FASTPACA_TLS_CERT: pair.cert, FASTPACA_TLS_KEY: pair.key, FASTPACA_TLS_CA: authority.cert };
-    const good = await server(['--check'], { ...env, FASTPACA_CLUSTER_SEED: 'seed:1', FASTPACA_ADVERTISE: 'node-1.example:4000' });
-    assert.deepEqual([good.code, good.err], [0, '']);
-    assert.match(good.out, /is for DNS:node-1\.example and ends at .*\n(.*\n)*ok\n$/);
-    const misnamed = await server(['--check'], { ...env, FASTPACA_CLUSTER_SEED: 'seed:1', FASTPACA_ADVERTISE: 'node-2.example:4000' });
-    assert.deepEqual([misnamed.code, misnamed.err.match(/not for 'node-2\.example'/)?.length], [1, 1]);
-    const mixed = await server(['--check'], { ...env, FASTPACA_TLS_KEY: authority.key });
-    assert.match(mixed.err, /^fastpaca: FASTPACA_TLS_KEY: .* is not the key of the certificate/);
-    assert.equal(mixed.code, 1);
-  });
-
-  test('--check looks at the data directory and changes nothing that a start would not', async () => {
-    const fresh = join(directory, 'fresh');
-    const absent = await server(['--check'], { FASTPACA_RAFT_DATA_DIR: fresh });
-    assert.deepEqual([absent.code, absent.err], [0, '']);
-    assert.match(absent.out, /fresh is new/);
-    assert.ok(!(await readdir(directory)).includes('fresh'), 'it is not made');
-
-    const file = join(directory, 'file');
-    await writeFile(file, '');
-    assert.match((await server(['--check'], { FASTPACA_RAFT_DATA_DIR: file })).err, /FASTPACA_RAFT_DATA_DIR: .*file is not a directory/);
-    assert.match((await server(['--check'], { FASTPACA_RAFT_DATA_DIR: join(file, 'below') })).err, /cannot be made/);
-
-    const used = { FASTPACA_RAFT_DATA_DIR: node.dir };
-    const running = await server(['--check'], used);
-    assert.equal(running.code, 0);
-    assert.match(running.out, /is in use by a running node/);
-
-    await node.kill('SIGTERM');
-    assert.equal((await server(['--check'], { ...used, FASTPACA_NODE_NAME: 'node-1' })).code, 0);
-    const renamed = await server(['--check'], { ...used, FASTPACA_NODE_NAME: 'node-2' });
-    assert.equal(renamed.code, 1);
-    assert.match(renamed.err, /FASTPACA_NODE_NAME is 'node-2' but this data directory belongs to node 'node-1'/);
-    // It was only looked at: the node comes back as itself.
-    node.start();
-    await node.ready();
-    await node.kill('SIGTERM');
-    const manifest = (await readdir(join(node.dir, 'db'))).find((name) => name.startsWith('MANIFEST-'));
-    await writeFile(join(node.dir, 'db', manifest ?? ''), 'garbage');
-    const broken = await server(['--check'], used);
-    assert.equal(broken.code, 1);
-    assert.match(broken.err, /^fastpaca: FASTPACA_RAFT_DATA_DIR: .*db cannot be opened: /);
-  });
-
-  test('--check tells of a directory that cannot be written', { skip: process.getuid?.() === 0 ? 'everything can be written by root' : false }, async () => {
-    const locked = join(directory, 'locked');
-    await mkdir(locked);
-    await chmod(locked, 0o500);
-    assert.match((await server(['--check'], { FASTPACA_RAFT_DATA_DIR: locked })).err, /locked cannot be read and written/);
   });
 });
