@@ -108,7 +108,7 @@ export const VARIABLES = {
   FASTPACA_NODE_NAME: { defaultText: '', meaning: 'Name of this node, kept for ever in its data directory. Unset: a random one.' },
   FASTPACA_HOST: { defaultText: '0.0.0.0', meaning: 'Address to listen on.' },
   PORT: { defaultText: '4000', meaning: 'Port to listen on, for clients and peers alike.' },
-  FASTPACA_ADVERTISE: { defaultText: '', meaning: 'host:port at which peers reach this node. Unset: derived from the listening address.' },
+  FASTPACA_ADVERTISE: { defaultText: '', meaning: 'host:port at which peers reach this node. Unset: the address listened on or, where that is every address, the one in the network of the seeds.' },
   FASTPACA_RAFT_DATA_DIR: { defaultText: 'data', meaning: 'Directory of everything this node stores. One node, one directory.' },
   FASTPACA_CLUSTER_SEED: { defaultText: '', meaning: 'Comma-separated host:port of nodes to find the cluster by. Unset: a cluster of one.' },
   FASTPACA_CLUSTER_SIZE: { defaultText: '', meaning: 'Members that found the cluster. Unset: 1 without seeds, else the larger of 3 and the number of seeds listed.' },
