@@ -127,6 +127,9 @@ function keep(entry: Entry): void {
   if (appends !== undefined) writeFileSync(file('svg'), chart(appends.rows));
 }
 
+// Servers are killed and their files removed as this process exits, which a signal alone would not make it do.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+
 try {
   const args = process.argv.slice(2);
   if (args.includes('--help')) process.stdout.write(USAGE);

@@ -64,6 +64,9 @@ export async function measureSubject(scenario: LoadScenario, points: readonly Po
 /** Starts a subject in a directory of its own, hands it to `use`, and leaves nothing of it. */
 export async function onSubject<T>(subject: Subject, nodes: number, options: Pick<SubjectOptions, 'env' | 'profileDirectory'> & Pick<RunOptions, 'say'>, use: (running: RunningSubject, directory: string) => Promise<T[]>): Promise<T[]> {
   const directory = mkdtempSync(join(tmpdir(), 'fastpaca-bench-'));
+  // A run that is interrupted leaves neither servers (subjects/processes.ts) nor their files.
+  const remove = (): void => rmSync(directory, { recursive: true, force: true, maxRetries: 5, retryDelay: 20 });
+  process.once('exit', remove);
   try {
     const { env, profileDirectory } = options;
     const running = await subject.start({ nodes, env, directory, profileDirectory });
@@ -77,7 +80,8 @@ export async function onSubject<T>(subject: Subject, nodes: number, options: Pic
       await running.stop();
     }
   } finally {
-    rmSync(directory, { recursive: true, force: true });
+    process.off('exit', remove);
+    remove();
   }
 }
 

@@ -28,7 +28,8 @@ export class Processes {
   readonly #killAll = (): void => this.#started.forEach(({ child }) => child.kill('SIGKILL'));
 
   constructor() {
-    process.on('exit', this.#killAll);
+    // Before their files are removed.
+    process.prependListener('exit', this.#killAll);
   }
 
   start(command: string, args: readonly string[], { logFile, env, cwd, user }: SpawnOptions): ChildProcess {
