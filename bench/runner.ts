@@ -65,7 +65,7 @@ export async function measureSubject(scenario: LoadScenario, points: readonly Po
 export async function onSubject<T>(subject: Subject, nodes: number, options: Pick<SubjectOptions, 'env' | 'profileDirectory'> & Pick<RunOptions, 'say'>, use: (running: RunningSubject, directory: string) => Promise<T[]>): Promise<T[]> {
   const directory = mkdtempSync(join(tmpdir(), 'fastpaca-bench-'));
   // A run that is interrupted leaves neither servers (subjects/processes.ts) nor their files.
-  const remove = (): void => rmSync(directory, { recursive: true, force: true, maxRetries: 5, retryDelay: 20 });
+  const remove = (): void => rmSync(directory, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
   process.once('exit', remove);
   try {
     const { env, profileDirectory } = options;
