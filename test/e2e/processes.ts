@@ -144,11 +144,12 @@ export class NodeProcess {
   }
 
   async logTail(): Promise<string> {
-    try {
-      return (await readFile(this.logFile, 'utf8')).slice(-2000);
-    } catch {
-      return '';
-    }
+    return (await this.log()).slice(-2000);
+  }
+
+  /** Everything this node has logged. */
+  async log(): Promise<string> {
+    return await readFile(this.logFile, 'utf8').catch(() => '');
   }
 }
 
