@@ -18,14 +18,15 @@ export interface GroupWrite {
 
 /**
  * The one writer of a node. At most one write is in flight; the host waits for `done` before the next.
- * Besides `groups`, a write carries every state row and applied index that the state machine put before the call,
- * so that applied state is never durable ahead of the log that explains it, nor behind by more than one write.
+ * Besides `groups`, a write carries state rows and applied indexes that the state machine put before the call: all of
+ * a group's or none, so that applied state is never durable ahead of the log that explains it, and all of every group
+ * when `groups` is empty. What a write leaves waiting is in memory and in the log, and waits for a bounded time.
  */
 export interface HostStorage {
   log(group: GroupId): LogReader;
   /** One atomic, synced batch. An error is final: the host stops acknowledging and reports it as fatal. */
   write(groups: readonly GroupWrite[], done: (error: Error | null) => void): void;
-  /** True while applied rows wait for a write: the host then writes within one tick even if no group asks for it. */
+  /** True while applied rows have waited long enough for a write: the host then writes within one tick even if no group asks for it. */
   hasPendingState(): boolean;
   /** Applied position of a group; rides in the next write. `conf` when the entry changed the membership. */
   setApplied(group: GroupId, applied: { index: number; term: number; conf: ConfState | null }): void;

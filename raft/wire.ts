@@ -57,12 +57,15 @@ const MESSAGE_BYTES_MAX = 3 + 9 * VARINT_BYTES_MAX;
 const ENTRY_BYTES_MAX = 1 + 2 * VARINT_BYTES_MAX;
 const LIST_BYTES_MAX = 3 + 3 * VARINT_BYTES_MAX;
 const NO_ENTRIES: readonly Entry[] = [];
+const INITIAL_BYTES_MIN = 256;
+const INITIAL_BYTES_MAX = 256 * 1024;
 
 /** Builds one frame. Reusable: `finish` hands the bytes out and starts the next frame. */
 export class FrameWriter {
   #bytes: Uint8Array;
   #at = 0;
-  readonly #initialBytes: number;
+  /** What the last frame took, and a little: the next is likely to be of its size. */
+  #initialBytes: number;
 
   constructor(initialBytes = 1024) {
     this.#initialBytes = initialBytes;
@@ -119,6 +122,7 @@ export class FrameWriter {
   /** The finished frame, which the caller owns from here on. */
   finish(): Uint8Array {
     const frame = this.#bytes.subarray(0, this.#at);
+    this.#initialBytes = Math.min(Math.max(INITIAL_BYTES_MIN, this.#at + (this.#at >> 2)), INITIAL_BYTES_MAX);
     this.#bytes = new Uint8Array(0);
     this.#at = 0;
     return frame;

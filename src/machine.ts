@@ -265,7 +265,8 @@ export class Machine implements StateMachine {
     this.storage.setStateHash(group, hash);
     if (outcome.header !== null) this.headers.set(command.context, outcome.header);
     if (outcome.headers !== undefined) for (const [context, header] of outcome.headers) this.headers.set(context, header);
-    if (outcome.config !== null) this.configs.set(command.context, outcome.config);
+    // Copied: its metadata is a view into the bytes of a whole frame.
+    if (outcome.config !== null) this.configs.set(command.context, { ...outcome.config, metadataText: outcome.config.metadataText.slice() });
     else if (outcome.header?.status === 'purged') this.configs.delete(command.context);
     for (const event of outcome.events) this.events.onEvent(group, event);
     return outcome.reply;

@@ -23,6 +23,7 @@ import { Standing } from './cluster/standing.ts';
 import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snapshots.ts';
 import { FOUNDING_FORMATS, tooOldFor } from './cluster/formats.ts';
 import { isGone, type Topology } from './cluster/topology.ts';
+import { Turn } from './cluster/turn.ts';
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
 import { drain } from './draining.ts';
@@ -158,7 +159,9 @@ export class Node {
       knownStore: (name) => this.topology?.nodes.find((known) => known.name === name)?.storeId ?? null,
       isRetired: (store) => this.topology?.retired.includes(store) ?? false,
     });
+    const turn = new Turn();
     this.links = new PeerLinks({
+      turn,
       self: () => ({ ...identity, clusterId: clusterId(), address: this.address, wireFormat: WIRE_FORMAT }),
       wireFormatInUse: () => this.topology?.formats.wire ?? 0,
       standing: Standing.open({ facts: storage.facts, identity, promises: () => this.promises() }),
@@ -212,7 +215,7 @@ export class Node {
           isGone: (group, replica) => this.topology !== null && isGone(this.topology, group, replica),
           successorRank: (group, lost) => successorRank([...(this.nodesByGroup[group]?.values() ?? [])], group, lost, identity.name),
         },
-        schedule: setImmediate,
+        schedule: (work) => turn.soon(work),
         fatal: this.fatal,
         onLeader: (group, leader, term, isLeader) => {
           this.router.onLeader(group);

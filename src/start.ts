@@ -6,6 +6,8 @@ import type { Config } from './config.ts';
 import { Storage } from './storage/store.ts';
 
 const SCRUB_ROWS_PER_SECOND = 1000;
+/** Applied state waits this long, so that rows that change often are written once for many changes. */
+const STATE_FLUSH_MS = 500;
 
 /** The node cannot start; the message is one line for the operator. */
 export class StartError extends Error {}
@@ -18,6 +20,7 @@ export async function openStorage(config: Config, hooks: { onError: (error: Erro
       freeSoftBytes: config.diskSoftFreeBytes,
       freeHardBytes: config.diskHardFreeBytes,
       ballastBytes: config.ballastBytes,
+      stateFlushMs: STATE_FLUSH_MS,
       scrubRowsPerSecond: SCRUB_ROWS_PER_SECOND,
     });
   } catch (error) {

@@ -74,7 +74,7 @@ export class Store implements StoreApi {
     return { complete: reply.type === 'purge' && reply.complete };
   }
 
-  async append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: Buffer; replayed: boolean }> {
+  async append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: string; replayed: boolean }> {
     const parsed = parseAppend(body, this.options.limits);
     const idempotency = idempotencyKey === null ? null : { key: idempotencyKey, digest: bodyDigest(body) };
     const reply = await this.withEstimates(id, parsed.messages, (messages, model) => ({ type: 'append', context: id, messages, ifVersion: parsed.ifVersion, idempotency, model }));
@@ -84,7 +84,7 @@ export class Store implements StoreApi {
     if (!reply.replayed) this.countAppended(parsed.messages, tokens, parsed.many);
     const answer = (i: number): string => `{"seq":${firstSeq + i},"version":${firstVersion + i},"token_estimate":${tokens[i] ?? 0}}`;
     const text = parsed.many ? `{"messages":[${tokens.map((_, i) => answer(i)).join(',')}],"version":${firstVersion + tokens.length - 1}}` : answer(0);
-    return { body: Buffer.from(text), replayed: reply.replayed };
+    return { body: text, replayed: reply.replayed };
   }
 
   tail(id: string, query: { offset: number; limit: number }, consistency: Consistency): Promise<ReadAnswer> {

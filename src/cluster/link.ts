@@ -29,6 +29,7 @@ import {
 import type { RequestFailure, RequestKind } from './ports.ts';
 import { Deadline } from './timeouts.ts';
 import type { TimeoutWheel } from './timeouts.ts';
+import type { Turn } from './turn.ts';
 
 /**
  * Bytes a link holds for its socket. At the bound frames are dropped, requests fail with 'link_down' and answers become
@@ -50,6 +51,8 @@ export type RequestDone = (failure: RequestFailure | null, answer: Uint8Array | 
 /** What a link tells its owner, and asks of it. */
 export interface LinkOwner {
   readonly wheel: TimeoutWheel;
+  /** Frames of one turn leave together at its end. */
+  readonly turn: Turn;
   hello(): LinkHello;
   /** Decides about the peer; null admits it. */
   admit(link: Link, peer: LinkHello): Promise<Refusal | null>;
@@ -99,7 +102,9 @@ export class Link {
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 1;
   #batch = 0;
-  #flushing = false;
+  #ending = false;
+  /** The socket holds frames back until the end of the turn. */
+  #corked = false;
 
   #bytesSeen = 0;
   #silentTurns = 0;
@@ -150,10 +155,11 @@ export class Link {
     return Number.isFinite(best) ? best : null;
   }
 
-  /** Sends a Raft frame at once; false when it was dropped. */
+  /** Sends a Raft frame with this turn; false when it was dropped. */
   sendFrame(frame: Uint8Array): boolean {
     if (this.#state !== 'up' || frame.length >= FRAME_BYTES_MAX) return false;
     if (this.bufferedBytes + frame.length > LINK_BUFFER_BYTES_MAX && this.bufferedBytes > 0) return false;
+    this.#cork();
     this.#ws.send(encodeFrame(FrameKind.raft, frame));
     return true;
   }
@@ -198,6 +204,7 @@ export class Link {
   /** Sends the reason, then ends. */
   refuse(refusal: Refusal): void {
     if (this.#state === 'closed') return;
+    this.#uncork();
     this.#ws.send(encodeFrame(FrameKind.refused, encodeDocument(refusal)));
     this.#ws.close(CLOSE_REFUSED);
     // The frame must leave before the socket goes, so this end does not terminate it; judge() no longer does either.
@@ -216,6 +223,7 @@ export class Link {
   async close(): Promise<void> {
     if (this.#state === 'closed') return;
     this.#flush();
+    this.#uncork();
     const closed = new Promise<void>((resolve) => this.#socket.once('close', () => resolve()));
     this.#ws.close(1001);
     this.#finish('this node closes the link');
@@ -355,22 +363,38 @@ export class Link {
     return id;
   }
 
-  /**
-   * setImmediate, not a microtask: a microtask runs after each callback, so requests that arrived on different client
-   * sockets in one turn would each pay for a frame; setImmediate runs once all of them were read.
-   */
   #scheduleFlush(): void {
     if (this.#requests.length >= BATCH_BYTES_FLUSH || this.#answers.length >= BATCH_BYTES_FLUSH) return this.#flush();
-    if (this.#flushing) return;
-    this.#flushing = true;
-    setImmediate(() => {
-      this.#flushing = false;
+    this.#atTurnEnd();
+  }
+
+  #atTurnEnd(): void {
+    if (this.#ending) return;
+    this.#ending = true;
+    this.#owner.turn.atEnd(() => {
+      this.#ending = false;
       this.#flush();
+      this.#uncork();
     });
   }
 
+  /** Whatever is sent until the end of the turn becomes one write. */
+  #cork(): void {
+    if (this.#corked) return;
+    this.#corked = true;
+    this.#socket.cork();
+    this.#atTurnEnd();
+  }
+
+  #uncork(): void {
+    if (!this.#corked) return;
+    this.#corked = false;
+    this.#socket.uncork();
+  }
+
   #flush(): void {
-    if (this.#state !== 'up') return;
+    if (this.#state !== 'up' || this.#answers.length + this.#requests.length === 0) return;
+    this.#cork();
     if (this.#answers.length > 0) this.#ws.send(this.#answers.take());
     if (this.#requests.length > 0) {
       this.#batch += 1;

@@ -24,6 +24,7 @@ import type { LinkOwner, RequestDone } from './link.ts';
 import type { PeerEvents, PeerInfo, PeerNetwork, PeerRefusal, PeerTlsSource, RequestKind } from './ports.ts';
 import type { Standing, SteppedBack } from './standing.ts';
 import { TimeoutWheel } from './timeouts.ts';
+import { Turn } from './turn.ts';
 
 export const PEER_PATH = '/_peer';
 /** One timer drives redials, deadlines, pings and liveness. */
@@ -61,6 +62,8 @@ export interface PeerLinksOptions {
   readonly tls: PeerTlsSource | null;
   /** Told of everyone who is turned away, once for each time; those without a key are the keys' to tell of. */
   readonly onRefused: (reason: PeerRefusal) => void;
+  /** The turn whose end frames leave at; absent: one of their own. */
+  readonly turn?: Turn;
 }
 
 /** Why there is no link to a node. `refused by` it, or `refused` here; for readiness. */
@@ -113,6 +116,7 @@ export class PeerLinks implements PeerNetwork {
     });
     this.#owner = {
       wheel: this.#wheel,
+      turn: options.turn ?? new Turn(),
       hello: () => ({ ...options.self(), lineage: options.standing.lineage(), seen: options.ledger.sightings(), clockMs: Date.now() }),
       admit: (link, peer) => this.#admit(link, peer),
       up: (link, peer) => this.#linkUp(link, peer),

@@ -9,7 +9,9 @@ import { TOPOLOGY_GROUP } from '../constants.ts';
 import { formatOf, setStamp } from '../contexts/commands.ts';
 import { ApiError } from '../errors.ts';
 import { FOUNDING_FORMATS } from './formats.ts';
+import { decodeOutcome, encodeOutcome, type WireOutcome } from './outcomes.ts';
 import { RequestKind, type CommandTraces, type PeerNetwork } from './ports.ts';
+import { Deadline, TimeoutWheel } from './timeouts.ts';
 import type { Topology } from './topology.ts';
 
 /** How long a waiting request sleeps before it looks for a leader again, if no leader change wakes it first. */
@@ -19,12 +21,6 @@ const REDIRECTS_MAX = 3;
 /** Commands of callers of this node that may be under way; beyond it the answer is `overloaded`. */
 export const UNDER_WAY_MAX = 65_536;
 export const UNDER_WAY_BYTES_MAX = 256 * 1024 * 1024;
-
-/** A reply as it travels between nodes. */
-type WireOutcome =
-  | { readonly status: 'applied'; readonly reply: unknown }
-  | { readonly status: 'not_applied'; readonly reason: string; readonly leaderNode: NodeId | null }
-  | { readonly status: 'unknown'; readonly reason: string };
 
 export interface RouterOptions {
   readonly self: NodeId;
@@ -38,9 +34,6 @@ export interface RouterOptions {
   readonly traces?: CommandTraces | null;
   readonly now: () => number;
 }
-
-const encoder = new TextEncoder();
-const decoder = new TextDecoder();
 
 /** Commands that free space or end something are taken even when the disk is low. */
 export type Urgency = 'normal' | 'essential';
@@ -56,6 +49,8 @@ export class Router {
   private underWay = 0;
   private underWayBytes = 0;
   private closed = false;
+  /** A timer for each call would cost as much as much of the rest. */
+  private readonly wheel = new TimeoutWheel(performance.now());
   private readonly ticker: ReturnType<typeof setInterval>;
 
   constructor(host: RaftHost, network: PeerNetwork, options: RouterOptions) {
@@ -63,7 +58,10 @@ export class Router {
     this.network = network;
     this.options = options;
     this.ticker = setInterval(() => {
+      this.wheel.advance(performance.now());
       for (const group of [...this.waiting.keys()]) this.wake(group);
+      // Deadlines go on until the last call is answered.
+      if (this.closed && this.wheel.size === 0) clearInterval(this.ticker);
     }, RETRY_MS);
     this.ticker.unref();
   }
@@ -71,7 +69,7 @@ export class Router {
   /** Whoever waits for a leader is answered; calls whose fate hangs on another node or on the host are answered by those. */
   close(): void {
     this.closed = true;
-    clearInterval(this.ticker);
+    if (this.wheel.size === 0) clearInterval(this.ticker);
     for (const group of [...this.waiting.keys()]) this.wake(group);
   }
 
@@ -133,12 +131,13 @@ export class Router {
         settled = true;
         this.underWay--;
         this.underWayBytes -= command.length;
-        clearTimeout(timer);
+        this.wheel.cancel(deadline);
         span?.end(error === null ? 'applied' : error.code);
         if (error === null) resolve(reply);
         else reject(error);
       };
-      const timer = setTimeout(() => finish(pending ? unknownOutcome('no answer in time') : noLeader(group), null), this.options.timeoutMs);
+      const deadline = new Deadline(() => finish(pending ? unknownOutcome('no answer in time') : noLeader(group), null));
+      this.wheel.add(deadline, performance.now(), this.options.timeoutMs);
       const onOutcome = (outcome: WireOutcome): void => {
         pending = false;
         if (settled) return;
@@ -190,11 +189,12 @@ export class Router {
         if (settled) return;
         settled = true;
         this.underWay--;
-        clearTimeout(timer);
+        this.wheel.cancel(deadline);
         if (isCurrent === null) reject(noLeader(group));
         else resolve(isCurrent);
       };
-      const timer = setTimeout(() => finish(null), timeoutMs);
+      const deadline = new Deadline(() => finish(null));
+      this.wheel.add(deadline, performance.now(), timeoutMs);
       const attempt = (): void => {
         if (settled) return;
         if (this.closed) return finish(null);
@@ -215,9 +215,10 @@ export class Router {
   proposeLed(group: GroupId, command: Uint8Array): Promise<boolean> {
     return new Promise((resolve) => {
       if (this.closed || !this.host.isLeader(group)) return resolve(false);
-      const timer = setTimeout(() => resolve(false), this.options.timeoutMs);
+      const deadline = new Deadline(() => resolve(false));
+      this.wheel.add(deadline, performance.now(), this.options.timeoutMs);
       this.proposeHere({ group, command, urgency: 'essential', trace: null }, ({ status }) => {
-        clearTimeout(timer);
+        this.wheel.cancel(deadline);
         resolve(status === 'applied');
       });
     });
@@ -225,8 +226,7 @@ export class Router {
 
   /** Answers RequestKind.propose of another node, in the form of encodeProposal. */
   answerPropose(body: Uint8Array, reply: (answer: Uint8Array) => void): void {
-    const send = (outcome: WireOutcome): void => reply(encoder.encode(JSON.stringify(outcome)));
-    this.proposeHere(decodeProposal(body), send);
+    this.proposeHere(decodeProposal(body), (outcome) => reply(encodeOutcome(outcome)));
   }
 
   private proposeHere(proposal: Proposal, done: (outcome: WireOutcome) => void): void {
@@ -302,7 +302,6 @@ export class Router {
   }
 }
 
-/** Whatever a peer answers is an outcome: what cannot be read says nothing about the command, so that is unknown. */
 /** A command on its way to its leader. */
 interface Proposal {
   readonly group: GroupId;
@@ -342,26 +341,6 @@ function decodeProposal(body: Uint8Array): Proposal {
     urgency: (flags & ESSENTIAL) === 0 ? 'normal' : 'essential',
     trace: start === 3 ? null : body.slice(4, start),
   };
-}
-
-function decodeOutcome(answer: Uint8Array | null): WireOutcome {
-  const value = parsed(answer);
-  if (typeof value === 'object' && value !== null && 'status' in value) {
-    if (value.status === 'applied' && 'reply' in value) return { status: 'applied', reply: value.reply };
-    if (value.status === 'unknown' && 'reason' in value) return { status: 'unknown', reason: String(value.reason) };
-    if (value.status === 'not_applied' && 'reason' in value && 'leaderNode' in value) {
-      return { status: 'not_applied', reason: String(value.reason), leaderNode: typeof value.leaderNode === 'string' ? value.leaderNode : null };
-    }
-  }
-  return { status: 'unknown', reason: "the leader's node answered in a form this version does not know" };
-}
-
-function parsed(answer: Uint8Array | null): unknown {
-  try {
-    return JSON.parse(decoder.decode(answer ?? new Uint8Array()));
-  } catch {
-    return null;
-  }
 }
 
 function unknownOutcome(reason: string): ApiError {

@@ -8,24 +8,56 @@
 
 const EMPTY = new Uint8Array(0);
 
-/** Appends to a buffer that grows by doubling. `done()` hands out exactly what was written. */
+const SLAB_BYTES = 64 * 1024;
+/** A record with room for more is worth an allocation of its own. */
+const SHARED_BYTES_MAX = 4 * 1024;
+
+/**
+ * Appends to a buffer that grows by doubling. `done()` hands out exactly what was written, and ends the writer. Small
+ * results share slabs: an array of its own for each would cost more than writing it, and again when it is collected.
+ * So whoever keeps one for long copies it.
+ */
 export class Writer {
+  /** What is handed out of it is never written again. */
+  static #slab = new Uint8Array(SLAB_BYTES);
+  static #slabAt = 0;
+  static readonly #number = new DataView(new ArrayBuffer(8));
+
   #bytes: Uint8Array;
-  #view: DataView;
-  #at = 0;
+  #start: number;
+  #at: number;
+  /** End of what this writer may use without growing. */
+  #end: number;
 
   constructor(capacity: number) {
-    this.#bytes = new Uint8Array(capacity);
-    this.#view = new DataView(this.#bytes.buffer);
+    if (capacity > SHARED_BYTES_MAX) {
+      this.#bytes = new Uint8Array(capacity);
+      this.#start = 0;
+    } else {
+      if (Writer.#slabAt + capacity > SLAB_BYTES) {
+        Writer.#slab = new Uint8Array(SLAB_BYTES);
+        Writer.#slabAt = 0;
+      }
+      this.#bytes = Writer.#slab;
+      this.#start = Writer.#slabAt;
+      Writer.#slabAt += capacity;
+    }
+    this.#at = this.#start;
+    this.#end = this.#start + capacity;
   }
 
   #reserve(count: number): void {
     const needed = this.#at + count;
-    if (needed <= this.#bytes.length) return;
-    const grown = new Uint8Array(Math.max(needed, this.#bytes.length * 2));
-    grown.set(this.#bytes.subarray(0, this.#at));
+    if (needed > this.#end) this.#grow(needed - this.#start);
+  }
+
+  #grow(length: number): void {
+    const grown = new Uint8Array(Math.max(length, 2 * (this.#end - this.#start)));
+    grown.set(this.#bytes.subarray(this.#start, this.#at));
     this.#bytes = grown;
-    this.#view = new DataView(grown.buffer);
+    this.#at -= this.#start;
+    this.#start = 0;
+    this.#end = grown.length;
   }
 
   byte(value: number): void {
@@ -50,8 +82,8 @@ export class Writer {
 
   double(value: number): void {
     this.#reserve(8);
-    this.#view.setFloat64(this.#at, value);
-    this.#at += 8;
+    Writer.#number.setFloat64(0, value);
+    for (let i = 0; i < 8; i++) this.#bytes[this.#at++] = Writer.#number.getUint8(i);
   }
 
   /** Length, then the bytes. */
@@ -92,11 +124,14 @@ export class Writer {
 
   /** Length of what was written so far. */
   get length(): number {
-    return this.#at;
+    return this.#at - this.#start;
   }
 
   done(): Uint8Array {
-    return this.#at === this.#bytes.length ? this.#bytes : this.#bytes.slice(0, this.#at);
+    if (this.#bytes !== Writer.#slab) return this.#at === this.#bytes.length ? this.#bytes : this.#bytes.slice(this.#start, this.#at);
+    // What was reserved and not needed goes back, unless another writer stands behind it.
+    if (Writer.#slabAt === this.#end) Writer.#slabAt = this.#at;
+    return this.#bytes.subarray(this.#start, this.#at);
   }
 }
 

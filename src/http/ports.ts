@@ -121,7 +121,7 @@ export interface StoreApi {
   /** Erases the context; idempotent. `complete`: the last trace is gone. */
   purge(id: string): Promise<{ complete: boolean }>;
   /** `body` is the raw request body: {"message":…} or {"messages":[…]}, validated here in one pass. */
-  append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: Buffer; replayed: boolean }>;
+  append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: string; replayed: boolean }>;
   tail(id: string, query: { offset: number; limit: number }, consistency: Consistency): Promise<ReadAnswer>;
   messages(id: string, query: MessagesQuery, consistency: Consistency): Promise<ReadAnswer>;
   window(id: string, query: WindowQuery, consistency: Consistency): Promise<WindowAnswer>;

@@ -150,7 +150,8 @@ export function mountApi(app: FastifyInstance, deps: RouteDeps): void {
     return send(reply, 200, answer.body);
   }
 
-  function send(reply: FastifyReply, status: number, body: Buffer): FastifyReply {
+  /** A short answer is best a string: the runtime then writes it in one piece with the headers. */
+  function send(reply: FastifyReply, status: number, body: Buffer | string): FastifyReply {
     metrics.requestAnswered(status);
     return reply.code(status).header('content-type', JSON_TYPE).send(body);
   }

@@ -3,8 +3,10 @@
  * Owns the order of things inside a write; knows nothing of batches in flight (writer.ts) nor of files.
  */
 import type { GroupWrite } from '../../raft/ports.ts';
-import type { ConfState, Entry, GroupId, SnapshotMeta } from '../../raft/types.ts';
+import type { ConfState, Entry, GroupId, HardState, SnapshotMeta } from '../../raft/types.ts';
+import { EntryType } from '../../raft/types.ts';
 import type { Write } from '../contexts/types.ts';
+import type { LogBounds } from './bounds.ts';
 import { CHECKSUM_BYTES, checksum } from './checksum.ts';
 import type { GroupLog } from './group-log.ts';
 import { writeU32 } from './integers.ts';
@@ -29,8 +31,10 @@ export interface GroupChange {
   /** Log rows beyond the new last index: (deleteFrom .. deleteTo], in the live slot. */
   readonly deleteFrom: number;
   readonly deleteTo: number;
-  readonly rows: (Iterable<Write> & { readonly size: number }) | null;
+  readonly rows: Iterable<Write> | null;
   readonly restarted: boolean;
+  /** Nothing but entries behind the last: the record on disk stays as it is, and what is applied waits for a later write. */
+  readonly appends: boolean;
 }
 
 const NO_ENTRIES: readonly Entry[] = [];
@@ -38,10 +42,12 @@ const NO_ENTRIES: readonly Entry[] = [];
 export class GroupStore {
   readonly id: GroupId;
   readonly key: Uint8Array;
+  /** Checksum of `key`. */
+  readonly keySeed: number;
   readonly seed: number;
   readonly log: GroupLog;
   readonly overlay = new Overlay();
-  /** Durable. */
+  /** Durable, though not all of it in the record on disk (GroupChange.appends). */
   record: GroupRecord;
   /** Why this replica took itself out, or null. */
   damaged: string | null;
@@ -50,34 +56,44 @@ export class GroupStore {
   stateHash: number;
   /** False once the group left this node: a write that was in flight then changes nothing any more. */
   isOpen = true;
+  /** When the oldest of what is applied and not written was applied; only of meaning while there is such. */
+  pendingSinceMs = 0;
+  /** Last index applied, durable or not. */
+  appliedIndex: number;
   private applied: { index: number; term: number; conf: ConfState | null } | null = null;
 
   constructor(id: GroupId, record: GroupRecord, log: GroupLog, damaged: string | null) {
     this.id = id;
     this.key = groupKey(Space.group, id);
+    this.keySeed = checksum(this.key);
     this.seed = groupSeed(id);
     this.record = record;
     this.log = log;
     this.damaged = damaged;
     this.stateHash = record.stateHash;
+    this.appliedIndex = record.appliedIndex;
   }
 
   /** Rides in the next write; a membership change stays due until then. */
   setApplied(applied: { index: number; term: number; conf: ConfState | null }): void {
     const conf = applied.conf ?? this.applied?.conf ?? null;
+    this.appliedIndex = applied.index;
     this.applied = { index: applied.index, term: applied.term, conf };
   }
 
   /**
-   * What the next write makes of this group. Captures the overlay rows and the applied position put so far.
+   * What the next write makes of this group. Captures the overlay rows and the applied position put so far, unless
+   * `mayAppend` and the write does no more than append.
    * Throws RangeError when the write contradicts the log: that is a bug of the caller, not an operating error.
    */
-  change(write: GroupWrite | null): GroupChange {
+  change(write: GroupWrite | null, mayAppend: boolean): GroupChange {
     if (write !== null && write.snapshot !== null) return this.restart(write, write.snapshot);
-    const { applied, record } = this;
-    this.applied = null;
+    const { record } = this;
     const entries = write === null ? NO_ENTRIES : ownEntries(write.entries);
     const first = entries[0];
+    const appends = mayAppend && write !== null && onlyAppends(record, write);
+    const applied = appends ? null : this.applied;
+    if (!appends) this.applied = null;
     if (first !== undefined && (first.index <= record.startIndex || first.index > record.lastIndex + 1)) {
       throw new RangeError(`entry ${first.index} does not continue the log (${record.startIndex}, ${record.lastIndex}] of group ${this.id}`);
     }
@@ -105,8 +121,9 @@ export class GroupStore {
       },
       deleteFrom: lastIndex + 1,
       deleteTo: record.lastIndex,
-      rows: this.overlay.capture(),
+      rows: appends ? null : this.overlay.capture(),
       restarted: false,
+      appends,
     };
   }
 
@@ -115,11 +132,13 @@ export class GroupStore {
     if (!this.isOpen) return;
     this.record = change.record;
     this.log.advance(change.record, change.entries, change.restarted);
+    if (change.appends) return;
     if (change.restarted) {
       // Rows applied to the old state while the write was in flight explain nothing in the new one.
       this.overlay.clear();
       this.applied = null;
       this.stateHash = change.record.stateHash;
+      this.appliedIndex = change.record.appliedIndex;
     } else {
       this.overlay.written();
     }
@@ -156,6 +175,7 @@ export class GroupStore {
       deleteTo: -1,
       rows: null,
       restarted: true,
+      appends: false,
     };
   }
 }
@@ -164,18 +184,23 @@ export class GroupStore {
 export class RowEncoder {
   private buffer = Buffer.allocUnsafe(64 * 1024);
 
-  /** All rows of a change. */
-  encode(sink: RowSink, change: GroupChange): void {
+  /** All rows of a change; what it makes of the end of the log, if its record does not say it, goes to `bounds`. */
+  encode(sink: RowSink, change: GroupChange, bounds: LogBounds): void {
     const { group, record } = change;
     for (const entry of change.entries) this.entry(sink, group.id, record.slot, entry);
+    if (change.appends) {
+      if (change.entries.length > 0) bounds.set(group.id, record.lastIndex);
+      return;
+    }
+    bounds.delete(group.id);
     for (let index = change.deleteFrom; index <= change.deleteTo; index++) sink.del(logKey(group.id, record.slot, index));
     if (change.rows !== null) for (const row of change.rows) this.row(sink, group.id, group.seed, record.slot, row);
-    this.record(sink, group.key, record);
+    this.record(sink, group, record);
   }
 
-  record(sink: RowSink, key: Uint8Array, record: GroupRecord): void {
+  record(sink: RowSink, { key, keySeed }: GroupStore, record: GroupRecord): void {
     const buffer = this.room(recordBytes(record));
-    sink.put(key, buffer.subarray(0, writeRecord(buffer, 0, key, record)));
+    sink.put(key, buffer.subarray(0, writeRecord(buffer, 0, keySeed, record)));
   }
 
   row(sink: RowSink, group: GroupId, seed: number, slot: number, row: Write): void {
@@ -200,6 +225,20 @@ export class RowEncoder {
     if (this.buffer.length < bytes) this.buffer = Buffer.allocUnsafe(bytes * 2);
     return this.buffer;
   }
+}
+
+/**
+ * True when the log may grow without its record. An entry that changes the membership takes the record along, and with
+ * it the commit index that its leader sent: a leader proposes a change only after it applied the one before, so who
+ * starts again with the entry in its log applies that one before it campaigns, and is never two memberships behind.
+ */
+function onlyAppends(record: GroupRecord, { entries, hardState, compactTo }: GroupWrite): boolean {
+  const isNext = (entries[0]?.index ?? record.lastIndex + 1) === record.lastIndex + 1;
+  return isNext && compactTo === 0 && keepsVote(record, hardState) && entries.every(({ type }) => type === EntryType.normal);
+}
+
+function keepsVote(record: GroupRecord, hardState: HardState | null): boolean {
+  return hardState === null || (hardState.term === record.term && hardState.vote === record.vote);
 }
 
 /**

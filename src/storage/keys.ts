@@ -3,6 +3,7 @@
  *
  *   n                                               node: DISK_FORMAT u32
  *   f  name                                         fact about this node (identity, promises, peers' generations)
+ *   b                                               where logs end whose records say less (bounds.ts)
  *   g  group u16                                    group record (records.ts): log bounds, hard state, applied, conf
  *   d  group u16                                    damage mark: why this replica took itself out (UTF-8)
  *   l  group u16  slot u32  index u64               log entry: term u64, type u8, data
@@ -19,7 +20,7 @@ import type { RowKey, Table } from '../contexts/types.ts';
 import { checksum, isIntact } from './checksum.ts';
 import { readU16, readU32, readU64, writeU16, writeU32, writeU64 } from './integers.ts';
 
-export const Space = { node: 0x6e, fact: 0x66, group: 0x67, damage: 0x64, log: 0x6c, state: 0x73 } as const;
+export const Space = { node: 0x6e, bounds: 0x62, fact: 0x66, group: 0x67, damage: 0x64, log: 0x6c, state: 0x73 } as const;
 
 /** Codes are on disk: append only. A total Record, so that a new table cannot be forgotten here. */
 const TABLE_CODE: Record<Table, number> = {
@@ -74,6 +75,7 @@ export const STATE_PREFIX_BYTES = 7;
 const NUMBER_BYTES = 8;
 
 export const NODE_KEY: Uint8Array = Uint8Array.of(Space.node);
+export const BOUNDS_KEY: Uint8Array = Uint8Array.of(Space.bounds);
 
 export function factKey(name: string): Uint8Array {
   return Buffer.concat([Uint8Array.of(Space.fact), Buffer.from(name)]);

@@ -1,13 +1,16 @@
 /**
  * The values behind the keys: group records and log entries as bytes. Each is sealed with a checksum over its key.
- * A group record is rewritten by every write that concerns its group, so it is small and encoded without allocation.
+ * A group record is rewritten whenever applied state of its group is written, so it is small and encoded without allocation.
  */
 import type { ConfState, Entry, GroupId, ReplicaId } from '../../raft/types.ts';
 import { EntryType } from '../../raft/types.ts';
 import { CHECKSUM_BYTES, checksum, DamageError, isIntact, unsealed } from './checksum.ts';
 import { readU16, readU32, readU64, writeU16, writeU32, writeU64 } from './integers.ts';
 
-/** All that a group is besides its log entries and state rows; replaced as a whole, in the batch that changes it. */
+/**
+ * All that a group is besides its log entries and state rows; replaced as a whole. On disk `lastIndex` and `commit` may
+ * lag behind entries that were appended since: the row of log ends (bounds.ts) then says where the log ends.
+ */
 export interface GroupRecord {
   readonly replica: ReplicaId;
   /** Generation of the group's rows that is live. */
@@ -34,8 +37,8 @@ export function recordBytes(record: GroupRecord): number {
   return FIXED_BYTES + confBytes(record.conf) + CHECKSUM_BYTES;
 }
 
-/** Writes key-sealed bytes at `offset`; returns the end. */
-export function writeRecord(target: Uint8Array, offset: number, key: Uint8Array, record: GroupRecord): number {
+/** Writes bytes sealed with a key whose checksum is `keySeed` at `offset`; returns the end. */
+export function writeRecord(target: Uint8Array, offset: number, keySeed: number, record: GroupRecord): number {
   writeU32(target, offset, record.slot);
   let at = offset + 4;
   at = put(target, at, record.replica);
@@ -49,7 +52,7 @@ export function writeRecord(target: Uint8Array, offset: number, key: Uint8Array,
   at = put(target, at, record.appliedTerm);
   at = put(target, at, record.stateHash);
   at = writeConf(target, at, record.conf);
-  writeU32(target, at, checksum(target.subarray(offset, at), checksum(key)));
+  writeU32(target, at, checksum(target.subarray(offset, at), keySeed));
   return at + CHECKSUM_BYTES;
 }
 

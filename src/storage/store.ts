@@ -5,16 +5,18 @@
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ClassicLevel } from 'classic-level';
 import type { GroupWrite, HostStorage } from '../../raft/ports.ts';
 import type { ConfState, GroupId, LogReader, ReplicaId } from '../../raft/types.ts';
 import type { RowKey, Table, Write } from '../contexts/types.ts';
 import { DamageError, sealed, unsealed } from './checksum.ts';
+import { LogBounds } from './bounds.ts';
 import { Facts } from './facts.ts';
 import { CacheBudget, GroupLog } from './group-log.ts';
 import { GroupStore, RowEncoder } from './group.ts';
 import type { GroupChange } from './group.ts';
-import { groupKey, isRowIntact, NODE_KEY, Space, stateKeyBytesMax, writeStateKey } from './keys.ts';
+import { BOUNDS_KEY, groupKey, isRowIntact, NODE_KEY, Space, stateKeyBytesMax, writeStateKey } from './keys.ts';
 import { scanContexts, scanKeys, scanListed, scanRows } from './scan.ts';
 import type { ContextRow, ListTable, StateRow } from './scan.ts';
 import type { GroupRecord } from './records.ts';
@@ -37,6 +39,8 @@ export interface StorageOptions {
   /** Recent log entries kept in memory for one group, and for all of them. */
   readonly entryCacheGroupBytes: number;
   readonly entryCacheBytes: number;
+  /** How long applied state may wait for company in a write; the log repeats it after a crash. 0: it goes with the next. */
+  readonly stateFlushMs: number;
   /** Below this much free space the state is 'soft', below the lower one 'hard'. */
   readonly freeSoftBytes: number;
   readonly freeHardBytes: number;
@@ -57,6 +61,7 @@ export const STORAGE_DEFAULTS: StorageOptions = {
   writeBufferBytes: 16 * 1024 * 1024,
   entryCacheGroupBytes: 4 * 1024 * 1024,
   entryCacheBytes: 64 * 1024 * 1024,
+  stateFlushMs: 0,
   freeSoftBytes: 0,
   freeHardBytes: 0,
   ballastBytes: 0,
@@ -98,6 +103,10 @@ export interface StorageStats {
   readonly scrubbedRows: number;
 }
 
+/** Applied rows in memory beyond which none waits any longer. */
+const PENDING_BYTES_MAX = 8 * 1024 * 1024;
+/** How often a caller that waits for applied state to become durable looks. */
+const FLUSH_LOOK_MS = 20;
 /** Entries deleted along with a write: more than it adds, so that deletion keeps up, and bounded. */
 const RIDE_ROWS_MIN = 64;
 
@@ -120,8 +129,10 @@ export class Storage implements HostStorage {
   private readonly slots = new Map<GroupId, number>();
   /** Each keeps what was deleted since in the files. */
   private readonly openSnapshots = new Set<StateSnapshot>();
-  /** Groups with applied rows or positions that no write has taken yet. */
+  private readonly bounds = new LogBounds();
+  /** Groups with applied rows or positions that no write has taken yet, those that have waited longest first. */
   private readonly dirty = new Set<GroupStore>();
+  private pendingBytes = 0;
   private readKey = Buffer.allocUnsafe(4096);
   private isWriting = false;
   private isClosing = false;
@@ -219,8 +230,10 @@ export class Storage implements HostStorage {
     await this.writer.run(0, (sink) => {
       created.forEach((store, i) => {
         for (const row of groups[i]?.rows ?? []) this.encoder.row(sink, store.id, store.seed, store.record.slot, row);
-        this.encoder.record(sink, store.key, store.record);
+        this.encoder.record(sink, store, store.record);
+        this.bounds.delete(store.id);
       });
+      this.bounds.write(sink);
     });
     for (const store of created) {
       this.creating.delete(store.id);
@@ -234,11 +247,13 @@ export class Storage implements HostStorage {
     if (store !== undefined) {
       store.isOpen = false;
       store.log.close();
-      this.dirty.delete(store);
+      this.settle(store);
     }
     this.groupStores.delete(group);
     this.lost.delete(group);
     await this.writer.run(0, (sink) => {
+      this.bounds.delete(group);
+      this.bounds.write(sink);
       sink.del(groupKey(Space.group, group));
       sink.del(groupKey(Space.damage, group));
     });
@@ -274,19 +289,26 @@ export class Storage implements HostStorage {
     }
     const changes: GroupChange[] = [];
     let rideRows = RIDE_ROWS_MIN;
+    // A write for nobody in particular is there for what waits.
+    const dueMs = groups.length === 0 ? Infinity : this.dueMs();
     for (const write of groups) {
       const store = this.group(write.group);
-      this.dirty.delete(store);
-      changes.push(store.change(write));
+      const change = store.change(write, !this.dirty.has(store) || store.pendingSinceMs > dueMs);
+      if (!change.appends) this.settle(store);
+      changes.push(change);
       rideRows += write.entries.length * 2;
     }
-    for (const store of this.dirty) changes.push(store.change(null));
-    this.dirty.clear();
+    for (const store of this.dirty) {
+      if (store.pendingSinceMs > dueMs) break;
+      this.settle(store);
+      changes.push(store.change(null, false));
+    }
     this.isWriting = true;
     this.writer.submit({
       bytes: 0,
       encode: (sink) => {
-        for (const change of changes) this.encoder.encode(sink, change);
+        for (const change of changes) this.encoder.encode(sink, change, this.bounds);
+        this.bounds.write(sink);
         this.sweeper.ride(sink, rideRows);
       },
       done: (error) => {
@@ -298,13 +320,14 @@ export class Storage implements HostStorage {
   }
 
   hasPendingState(): boolean {
-    return this.dirty.size > 0;
+    const { value: oldest } = this.dirty.values().next();
+    return oldest !== undefined && oldest.pendingSinceMs <= this.dueMs();
   }
 
   setApplied(group: GroupId, applied: { index: number; term: number; conf: ConfState | null }): void {
     const store = this.group(group);
     store.setApplied(applied);
-    this.dirty.add(store);
+    this.wait(store);
   }
 
   logBytes(group: GroupId): number {
@@ -346,8 +369,8 @@ export class Storage implements HostStorage {
   /** Puts or deletes a row. Visible at once; durable with the next write. */
   put(group: GroupId, write: Write): void {
     const store = this.group(group);
-    store.overlay.put(write);
-    this.dirty.add(store);
+    this.pendingBytes += store.overlay.put(write);
+    this.wait(store);
   }
 
   /** Rolling hash of applied commands; rides with the applied position. */
@@ -414,7 +437,10 @@ export class Storage implements HostStorage {
     const store = this.group(group);
     const { slot } = store.record;
     const isKept = (): boolean => this.sweeper.isSweeping(group) || this.openSnapshots.size > 0 || store.staged !== null || store.record.slot !== slot || !store.isOpen;
-    if (isKept()) return false;
+    // What was deleted is gone from the files only after it is in them.
+    const deletedBy = store.appliedIndex;
+    while (store.record.appliedIndex < deletedBy && !isKept() && this.writer.failure === null && !this.isClosing) await sleep(FLUSH_LOOK_MS);
+    if (isKept() || store.record.appliedIndex < deletedBy) return false;
     await scour({ db: this.db, writer: this.writer, group, slot, contexts });
     return !isKept();
   }
@@ -456,11 +482,13 @@ export class Storage implements HostStorage {
   private async load(directory: string): Promise<void> {
     if (!(await isFormatted(this.db, directory))) await this.writer.run(0, (sink) => sink.put(NODE_KEY, nodeRecord()));
     await this.facts.load();
-    for (const { group, record, damaged } of await readGroups(this.db)) {
-      if (record === null) {
+    this.bounds.load(readSync(this.db, BOUNDS_KEY));
+    for (const { group, record: stored, damaged } of await readGroups(this.db)) {
+      if (stored === null) {
         this.lost.set(group, damaged ?? 'its record is damaged');
         continue;
       }
+      const record = { ...stored, lastIndex: this.bounds.lastIndex(group) ?? stored.lastIndex };
       const store = this.groupStore(group, record, damaged);
       this.groupStores.set(group, store);
       if (damaged !== null) continue;
@@ -502,7 +530,25 @@ export class Storage implements HostStorage {
     group.completed(change);
     if (restarted) this.sweeper.addSlot(group.id, before.slot);
     else this.sweeper.addLog(group.id, record.slot, before.startIndex + 1, record.startIndex + 1);
-    if (restarted) this.dirty.delete(group);
+    if (restarted) this.settle(group);
+  }
+
+  /** Something was applied that a write must take. */
+  private wait(store: GroupStore): void {
+    if (this.dirty.has(store)) return;
+    store.pendingSinceMs = performance.now();
+    this.dirty.add(store);
+  }
+
+  /** A write takes all that is applied in the group, or it is void. */
+  private settle(store: GroupStore): void {
+    this.dirty.delete(store);
+    this.pendingBytes -= store.overlay.takeBytes();
+  }
+
+  /** What has waited since then, or longer, goes with the next write. */
+  private dueMs(): number {
+    return this.pendingBytes > PENDING_BYTES_MAX ? Infinity : performance.now() - this.options.stateFlushMs;
   }
 
   /** Marks the group and tells the node, which takes the replica out. The write of the mark reports its own failure. */

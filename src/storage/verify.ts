@@ -1,6 +1,6 @@
 /**
  * What open() checks before anything is served: the disk's format, every group record, every log entry's checksum and
- * that each log is contiguous up to the last index its record names. Damage of one group is reported as that group's;
+ * that each log is contiguous up to the last index its record, or the row of log ends, names. Damage of one group is reported as that group's;
  * only damage of what concerns the whole node stops the open. Changes nothing on disk.
  */
 import { entryBytes } from '../../raft/log.ts';

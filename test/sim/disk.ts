@@ -5,6 +5,7 @@
  */
 import type { GroupWrite, HostStorage } from '../../raft/ports.ts';
 import type { ConfState, Entry, GroupId, HardState, LogReader, ReplicaId, SnapshotMeta } from '../../raft/types.ts';
+import { EntryType } from '../../raft/types.ts';
 
 /** How a group begins: an empty log behind (index, term). */
 export interface Founding<S> {
@@ -31,6 +32,8 @@ export class DamageError extends Error {}
 export class DiskGroup<S> implements LogReader {
   readonly replica: ReplicaId;
   hardState: HardState;
+  /** The commit index that a crash leaves: writes that only append do not take it along. */
+  durableCommit: number;
   conf: ConfState;
   appliedIndex: number;
   state: S;
@@ -45,6 +48,7 @@ export class DiskGroup<S> implements LogReader {
   constructor(founding: Founding<S>) {
     this.replica = founding.replica;
     this.hardState = { term: founding.term, vote: 0, commit: founding.index };
+    this.durableCommit = founding.index;
     this.conf = founding.conf;
     this.appliedIndex = founding.index;
     this.state = founding.state;
@@ -85,6 +89,7 @@ export class DiskGroup<S> implements LogReader {
   copy(): DiskGroup<S> {
     const copy = new DiskGroup<S>({ replica: this.replica, conf: this.conf, index: this.start, term: this.startTerm, state: this.state });
     copy.hardState = this.hardState;
+    copy.durableCommit = this.durableCommit;
     copy.appliedIndex = this.appliedIndex;
     copy.log = this.log.slice();
     copy.rotten = this.rotten;
@@ -124,6 +129,8 @@ interface Batch<S> {
   /** The images it is meant for: one that was deleted meanwhile is not to be found again under its group's number. */
   readonly images: ReadonlyMap<GroupId, DiskGroup<S>>;
   readonly writes: readonly GroupWrite[];
+  /** Groups that only get entries: neither their commit index nor what is applied goes along. */
+  readonly appends: ReadonlySet<GroupId>;
   readonly applied: ReadonlyMap<GroupId, Applied<S>>;
   readonly staged: ReadonlyMap<GroupId, { readonly meta: SnapshotMeta; readonly state: S }>;
 }
@@ -157,16 +164,18 @@ export class MemoryStorage<S> implements HostStorage {
   readonly disk: Disk<S>;
   readonly #complete: (work: () => void) => void;
   readonly #faults: DiskFaults<S> | null;
+  readonly #waits: () => boolean;
   #applied = new Map<GroupId, Applied<S>>();
   readonly #staged = new Map<GroupId, { meta: SnapshotMeta; state: S }>();
   #inFlight: Batch<S> | null = null;
   #crashed = false;
 
-  /** `complete` runs the completion of a write when the disk gets to it. */
-  constructor(disk: Disk<S>, complete: (work: () => void) => void, faults: DiskFaults<S> | null = null) {
+  /** `complete` runs the completion of a write when the disk gets to it; applied state `waits` for a later write at will. */
+  constructor(disk: Disk<S>, complete: (work: () => void) => void, faults: DiskFaults<S> | null = null, waits: () => boolean = () => false) {
     this.disk = disk;
     this.#complete = complete;
     this.#faults = faults;
+    this.#waits = waits;
   }
 
   createGroup(group: GroupId, founding: Founding<S>): void {
@@ -184,6 +193,7 @@ export class MemoryStorage<S> implements HostStorage {
     this.#crashed = true;
     if (this.#inFlight !== null && writeSurvives) this.#perform(this.#inFlight);
     this.#inFlight = null;
+    for (const image of this.disk.groups.values()) image.hardState = { ...image.hardState, commit: image.durableCommit };
     const faults = this.#faults;
     if (faults === null) return;
     for (const images of this.disk.undo.reverse()) {
@@ -210,8 +220,17 @@ export class MemoryStorage<S> implements HostStorage {
       this.#staged.delete(group);
       this.#applied.delete(group);
     }
-    const batch: Batch<S> = { images: new Map(this.disk.groups), writes, applied: this.#applied, staged };
-    this.#applied = new Map();
+    const appends = new Set<GroupId>();
+    const waiting = new Map<GroupId, Applied<S>>();
+    if (writes.length > 0) {
+      for (const write of writes) if (this.#onlyAppends(write) && this.#waits()) appends.add(write.group);
+      for (const [group, applied] of this.#applied) {
+        if (appends.has(group) || (!writes.some((write) => write.group === group) && this.#waits())) waiting.set(group, applied);
+      }
+      for (const group of waiting.keys()) this.#applied.delete(group);
+    }
+    const batch: Batch<S> = { images: new Map(this.disk.groups), writes, appends, applied: this.#applied, staged };
+    this.#applied = waiting;
     if (this.#faults?.reportsEarly(writes) === true) {
       this.#perform(batch);
       const undo = this.disk.undo;
@@ -232,7 +251,7 @@ export class MemoryStorage<S> implements HostStorage {
   }
 
   hasPendingState(): boolean {
-    return this.#applied.size > 0;
+    return this.#applied.size > 0 && !this.#waits();
   }
 
   /** The state that goes with the next `setApplied` of the group. */
@@ -281,6 +300,13 @@ export class MemoryStorage<S> implements HostStorage {
     this.#staged.delete(group);
   }
 
+  /** Nothing but client commands behind the last entry, as src/storage/group.ts has it. */
+  #onlyAppends({ group, hardState, entries, snapshot, compactTo }: GroupWrite): boolean {
+    const image = this.log(group);
+    const keepsVote = hardState === null || (hardState.term === image.hardState.term && hardState.vote === image.hardState.vote);
+    return snapshot === null && compactTo === 0 && keepsVote && (entries[0]?.index ?? 0) === image.lastIndex() + 1 && entries.every(({ type }) => type === EntryType.normal);
+  }
+
   #image(batch: Batch<S>, group: GroupId): DiskGroup<S> | undefined {
     const image = this.disk.groups.get(group);
     return image === batch.images.get(group) ? image : undefined;
@@ -302,6 +328,7 @@ export class MemoryStorage<S> implements HostStorage {
         image.state = stage.state;
       }
       if (hardState !== null) image.hardState = hardState;
+      if (!batch.appends.has(group)) image.durableCommit = image.hardState.commit;
       image.append(entries);
       if (compactTo !== 0) image.compact(compactTo);
     }
@@ -310,6 +337,7 @@ export class MemoryStorage<S> implements HostStorage {
       if (image === undefined) continue;
       if (index > image.lastIndex()) throw new Error(`group ${group}: applied ${index} ahead of the log's ${image.lastIndex()}`);
       image.appliedIndex = index;
+      image.durableCommit = image.hardState.commit;
       if (conf !== null) image.conf = conf;
       if (state !== undefined) image.state = state;
     }

@@ -20,6 +20,9 @@ import type { Mutant } from './mutants.ts';
 import type { Network } from './network.ts';
 import { Steward } from './steward.ts';
 
+/** Of the times that applied state could wait for a later write, so many it does. */
+const STATE_WAITS = 0.8;
+
 /** Small limits, so that every one of them is met in a short run. */
 export const SMALL_LIMITS: Omit<HostOptions, 'node' | 'random'> = {
   electionTicks: 12, heartbeatTicks: 2, messageBytesMax: 300, inflightMessagesMax: 4, inflightBytesMax: 1500, uncommittedBytesMax: 3000,
@@ -93,7 +96,7 @@ export class SimNode {
     const { clock, chance, network, history } = this.#world;
     const { disk } = this;
     disk.opens.push(chance.int(0, 2 ** 31));
-    const storage = new MemoryStorage<State>(disk, (work) => clock.after(this.#diskMs(), work), this.#world.diskFaults?.(this) ?? null);
+    const storage = new MemoryStorage<State>(disk, (work) => clock.after(this.#diskMs(), work), this.#world.diskFaults?.(this) ?? null, () => chance.float() < STATE_WAITS);
     const host = new RaftHost({ ...SMALL_LIMITS, node: this.id, random: chance.float }, this.#ports(storage));
     const life: Life = { host, storage, states: new Map(), outcast: !network.introduces(disk.storeId, disk.opens), steward: new Steward(this, this.#world), told: null };
     this.life = life;

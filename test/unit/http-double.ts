@@ -69,10 +69,10 @@ export class StoreDouble implements StoreApi, ListingApi, ExportApi {
     return { complete: this.complete };
   }
 
-  async append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: Buffer; replayed: boolean }> {
+  async append(id: string, body: Buffer, idempotencyKey: string | null): Promise<{ body: string; replayed: boolean }> {
     this.#called({ verb: 'append', id, body, idempotencyKey });
     parseAppend(body, this.#limits());
-    return { body: ANSWER, replayed: this.replayed };
+    return { body: ANSWER.toString(), replayed: this.replayed };
   }
 
   async tail(id: string, query: { offset: number; limit: number }, consistency: 'linearizable' | 'stale'): Promise<ReadAnswer> {

@@ -9,6 +9,7 @@ import { ClassicLevel } from 'classic-level';
 import type { GroupWrite } from '../../raft/ports.ts';
 import type { ConfState, Entry } from '../../raft/types.ts';
 import type { Table } from '../../src/contexts/types.ts';
+import { DISK_FORMAT } from '../../src/constants.ts';
 import { DamageError, sealed } from '../../src/storage/checksum.ts';
 import { writeU32 } from '../../src/storage/integers.ts';
 import { groupKey, logKey, NODE_KEY, Space, stateKey } from '../../src/storage/keys.ts';
@@ -363,7 +364,7 @@ describe('storage', () => {
   it('stops at a disk of a later format and at a damaged fact, with a line that says so', async () => {
     await tamper(async (db) => {
       const format = new Uint8Array(4);
-      writeU32(format, 0, 2);
+      writeU32(format, 0, DISK_FORMAT + 1);
       await db.put(NODE_KEY, sealed(NODE_KEY, format));
     });
     await assert.rejects(open(), /disk format 2, this program reads format 1/);
