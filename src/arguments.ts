@@ -1,15 +1,22 @@
 /** The command line of the server: what it is asked to do. Settings come from the environment alone (config.ts). */
 import { parseArgs } from 'node:util';
 
-export type Invocation = { readonly do: 'start' | 'check' | 'help' | 'version' } | { readonly do: 'refuse'; readonly reason: string };
+export type Invocation =
+  | { readonly do: 'start' | 'check' | 'help' | 'version' }
+  | { readonly do: 'restore'; readonly directory: string }
+  | { readonly do: 'refuse'; readonly reason: string };
 
-export const USAGE = `Usage: node src/main.ts [--check | --help | --version]
+export const USAGE = `Usage: node src/main.ts [--check | --restore DIR | --help | --version]
 
 Starts one node of Fastpaca Context Store. It is configured by environment variables;
 fastpaca.example.env lists them all.
 
   --check    look at the configuration, the data directory and the TLS files, say what
              would stop a start, one line for each problem, and exit with 0 or 1
+  --restore DIR
+             make a new cluster of one data directory, when the others are lost for good;
+             its node is the only member, others join with empty directories. Needs no
+             configuration. Keep a copy of DIR: docs/operations/restore.md
   --help     print this
   --version  print the version
 `;
@@ -20,10 +27,14 @@ export function readArguments(argv: readonly string[]): Invocation {
     const { values } = parseArgs({
       args: [...argv],
       strict: true,
-      options: { check: { type: 'boolean' }, help: { type: 'boolean', short: 'h' }, version: { type: 'boolean' } },
+      options: { check: { type: 'boolean' }, restore: { type: 'string' }, help: { type: 'boolean', short: 'h' }, version: { type: 'boolean' } },
     });
     if (values.help === true) return { do: 'help' };
     if (values.version === true) return { do: 'version' };
+    if (values.restore !== undefined) {
+      if (values.check === true || values.restore === '') return { do: 'refuse', reason: '--restore wants a directory and nothing else; --help lists what is known' };
+      return { do: 'restore', directory: values.restore };
+    }
     return { do: values.check === true ? 'check' : 'start' };
   } catch (error) {
     // parseArgs explains at length; its first sentence says what is wrong.

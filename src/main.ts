@@ -1,7 +1,7 @@
 /**
  * Process entry: reads the environment and signals, starts one node, ends the process. The only file that does.
- * Exit codes: 0 after a clean stop, 1 after a failure while running or when --check finds a problem, 2 when the command
- * line, the configuration or data refuse the start.
+ * Exit codes: 0 after a clean stop, 1 after a failure while running, when --check finds a problem or --restore cannot be
+ * done, 2 when the command line, the configuration or data refuse the start.
  */
 import { readFile } from 'node:fs/promises';
 import { readArguments, USAGE } from './arguments.ts';
@@ -21,6 +21,8 @@ async function main(): Promise<void> {
       return start();
     case 'check':
       return check();
+    case 'restore':
+      return restore(invocation.directory);
     case 'help':
       process.stdout.write(USAGE);
       return;
@@ -41,6 +43,18 @@ async function check(): Promise<void> {
   for (const problem of problems) process.stderr.write(`fastpaca: ${problem}\n`);
   if (problems.length === 0) process.stdout.write('ok\n');
   process.exitCode = problems.length === 0 ? 0 : 1;
+}
+
+/** What came of it on stdout; one line on stderr and exit code 1 when the directory cannot be restored. */
+async function restore(directory: string): Promise<void> {
+  const [{ restoreDirectory, RestoreError }, { report }] = await Promise.all([import('./restore/restore.ts'), import('./restore/report.ts')]);
+  try {
+    process.stdout.write(report(await restoreDirectory(directory)));
+  } catch (error) {
+    if (!(error instanceof RestoreError)) throw error;
+    process.stderr.write(`fastpaca: ${error.message}\n`);
+    process.exitCode = 1;
+  }
 }
 
 async function version(): Promise<string> {

@@ -31,7 +31,7 @@ import type { FoundingRecord, NodeFacts, NodeIdentity, PeerTlsSource } from './p
 
 const PROMISE_PATH = '/_peer/founding/promise';
 const COMMIT_PATH = '/_peer/founding/commit';
-const PROMISE_FACT = 'founding/promise';
+export const PROMISE_FACT = 'founding/promise';
 /** Between two tries to join. */
 const JOIN_MS = 500;
 

@@ -11,7 +11,7 @@ import type { LinkHello, Open, Sighting } from './hello.ts';
 import type { FoundingRecord, NodeFacts, NodeIdentity } from './ports.ts';
 
 export const IDENTITY_FACT = 'identity';
-const BEATS_FACT = 'identity/beats';
+export const BEATS_FACT = 'identity/beats';
 const FOUNDED_FACT = 'founding/record';
 /**
  * Opens that a node can prove to a peer which was away. A peer that missed more refuses: a directory restored from
@@ -50,6 +50,16 @@ export async function openIdentity(facts: NodeFacts, configuredName: string | nu
   };
   await facts.put(IDENTITY_FACT, encodeDocument(next));
   return { ...next, clusterId: readFounded(facts)?.clusterId ?? '' };
+}
+
+/** Who the directory belongs to, and how often it was opened; null for a new one. Throws IdentityError. */
+export function storedIdentity(facts: Pick<NodeFacts, 'get'>): { readonly name: string; readonly storeId: string; readonly generation: number } | null {
+  return readIdentity(facts);
+}
+
+/** Makes the directory a new store that was never opened and that nobody has seen, of the node it belongs to; resolves when synced. */
+export function renewIdentity(facts: NodeFacts, name: string, storeId: string): Promise<void> {
+  return facts.put(IDENTITY_FACT, encodeDocument({ name, storeId, generation: 0, lineage: [] }));
 }
 
 /** Throws IdentityError where openIdentity would; `facts` need hold no more than IDENTITY_FACT. */

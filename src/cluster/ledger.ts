@@ -15,7 +15,7 @@ import type { Refusal } from './identity.ts';
 import type { NodeFacts } from './ports.ts';
 
 /** One fact for all: what changes while a write is under way goes into the next, whoever it came from. */
-const PEERS_FACT = 'peers';
+export const PEERS_FACT = 'peers';
 
 export interface LedgerContext {
   readonly facts: NodeFacts;

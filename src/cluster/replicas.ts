@@ -195,11 +195,16 @@ export class Replicas {
   }
 
   private remember(): Promise<void> {
-    return this.options.storage.facts.put(REPLICAS_FACT, encodeDocument({ version: 1, highest: this.highest }));
+    return writeHighest(this.options.storage.facts, this.highest ?? []);
   }
 }
 
 const NO_CONF = { voters: [], votersOutgoing: [], learners: [], learnersNext: [], autoLeave: false };
+
+/** Keeps the highest replica number that ever lived here, by group; resolves when synced. */
+export function writeHighest(facts: NodeFacts, highest: readonly number[]): Promise<void> {
+  return facts.put(REPLICAS_FACT, encodeDocument({ version: 1, highest }));
+}
 
 function readHighest(facts: NodeFacts): number[] | null {
   const bytes = facts.get(REPLICAS_FACT);

@@ -17,7 +17,7 @@ import type { NodeFacts } from './ports.ts';
 
 /** At most one beat in this time, and while there is something to beat for, at least one in about it. */
 export const BEAT_MS = 1000;
-const STEPPED_BACK_FACT = 'identity/stepped-back';
+export const STEPPED_BACK_FACT = 'identity/stepped-back';
 
 export interface StandingOptions {
   readonly facts: NodeFacts;

@@ -214,7 +214,7 @@ export class RowEncoder {
     sink.put(key, buffer.subarray(keyEnd, end + CHECKSUM_BYTES));
   }
 
-  private entry(sink: RowSink, group: GroupId, slot: number, entry: Entry): void {
+  entry(sink: RowSink, group: GroupId, slot: number, entry: Entry): void {
     const buffer = this.room(LOG_KEY_BYTES + entryValueBytes(entry));
     const keyEnd = writeLogKey(buffer, 0, group, slot, entry.index);
     const end = writeEntryValue(buffer, 0, keyEnd, entry);

@@ -10,6 +10,7 @@ import { isIntact, unsealed } from './checksum.ts';
 import { factKey } from './keys.ts';
 import { isFormatted } from './verify.ts';
 import { checkWriteAheadLogs } from './wal-check.ts';
+import type { Database } from './writer.ts';
 
 export interface Inspection {
   /** `new`: nothing is stored yet. `in_use`: a process has it open, so that only its files could be looked at. */
@@ -22,20 +23,9 @@ export interface Inspection {
 export async function inspectDirectory(directory: string, factKeys: readonly string[]): Promise<Inspection> {
   const facts = new Map<string, Uint8Array>();
   const found = (state: Inspection['state']): Inspection => ({ state, get: (key) => facts.get(key) });
-  if (!(await isUsable(directory))) return found('new');
-  const location = join(directory, 'db');
-  if (!(await isUsable(location)) || !(await exists(join(location, 'CURRENT')))) return found('new');
-  await checkWriteAheadLogs(location);
-  const db = new ClassicLevel<Uint8Array, Uint8Array>(location, { keyEncoding: 'view', valueEncoding: 'view', createIfMissing: false, compression: false });
+  const db = await openStored(directory);
+  if (typeof db === 'string') return found(db);
   try {
-    await db.open();
-  } catch (error) {
-    const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-    if (codeOf(cause) === 'LEVEL_LOCKED') return found('in_use');
-    throw new Error(`${location} cannot be opened: ${cause instanceof Error ? cause.message : String(cause)}`);
-  }
-  try {
-    await isFormatted(db, directory);
     for (const key of factKeys) {
       const stored = factKey(key);
       const value = db.getSync(stored);
@@ -47,6 +37,32 @@ export async function inspectDirectory(directory: string, factKeys: readonly str
     await db.close();
   }
   return found('stored');
+}
+
+/**
+ * The database of a directory that no node has open, or why there is none. Makes nothing; the caller closes it. Throws
+ * Error, with one line for the operator, when no node could start on the directory.
+ */
+export async function openStored(directory: string): Promise<Database | 'new' | 'in_use'> {
+  if (!(await isUsable(directory))) return 'new';
+  const location = join(directory, 'db');
+  if (!(await isUsable(location)) || !(await exists(join(location, 'CURRENT')))) return 'new';
+  await checkWriteAheadLogs(location);
+  const db = new ClassicLevel<Uint8Array, Uint8Array>(location, { keyEncoding: 'view', valueEncoding: 'view', createIfMissing: false, compression: false });
+  try {
+    await db.open();
+  } catch (error) {
+    const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+    if (codeOf(cause) === 'LEVEL_LOCKED') return 'in_use';
+    throw new Error(`${location} cannot be opened: ${cause instanceof Error ? cause.message : String(cause)}`);
+  }
+  try {
+    await isFormatted(db, directory);
+  } catch (error) {
+    await db.close();
+    throw error;
+  }
+  return db;
 }
 
 /** False where the directory is not there but can be made. Throws when it is neither usable nor can be made. */
