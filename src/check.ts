@@ -33,6 +33,7 @@ export async function checkStart(env: Env): Promise<Findings> {
 function checkVariables(env: Env): { config: Config | null; problems: string[] } {
   const problems: string[] = [];
   const rest: Record<string, string | undefined> = { ...env };
+  const told = new Set<string>();
   for (;;) {
     try {
       const config = loadConfig(rest);
@@ -41,9 +42,11 @@ function checkVariables(env: Env): { config: Config | null; problems: string[] }
     } catch (error) {
       if (error instanceof PeerKeyError) return { config: null, problems: [...problems, error.message] };
       if (!(error instanceof ConfigError)) throw error;
-      problems.push(error.message);
+      // What is missing only because it was left out here is told already.
+      if (!told.has(error.variable)) problems.push(error.message);
       const culprit = error.wantedBy ?? error.variable;
       if (rest[culprit] === undefined) return { config: null, problems };
+      told.add(culprit);
       delete rest[culprit];
     }
   }

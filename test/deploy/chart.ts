@@ -36,6 +36,8 @@ export interface Container {
   readonly startupProbe: Probe;
   readonly livenessProbe: Probe;
   readonly readinessProbe: Probe;
+  readonly ports: readonly { readonly name: string; readonly containerPort: number }[];
+  readonly envFrom?: readonly { readonly secretRef: { readonly name: string } }[];
   readonly volumeMounts: readonly { readonly name: string; readonly mountPath: string }[];
 }
 
@@ -52,15 +54,26 @@ export interface Manifest {
     readonly replicas?: number;
     readonly podManagementPolicy?: string;
     readonly maxUnavailable?: number;
+    /** Of a Service the labels themselves. */
     readonly selector?: { readonly matchLabels?: Readonly<Record<string, string>> };
+    readonly podSelector?: { readonly matchLabels?: Readonly<Record<string, string>> };
+    readonly policyTypes?: readonly string[];
+    readonly ingress?: readonly { readonly ports: readonly { readonly port: string }[]; readonly from: readonly unknown[] }[];
+    readonly ports?: readonly { readonly name: string; readonly port: number; readonly targetPort: string }[];
+    readonly endpoints?: readonly { readonly port: string; readonly path: string; readonly relabelings: readonly unknown[] }[];
+    readonly persistentVolumeClaimRetentionPolicy?: { readonly whenDeleted: string; readonly whenScaled: string };
     readonly template?: { readonly metadata: { readonly labels: Readonly<Record<string, string>> }; readonly spec: PodSpec };
-    readonly volumeClaimTemplates?: readonly { readonly metadata: { readonly name: string } }[];
+    readonly volumeClaimTemplates?: readonly {
+      readonly metadata: { readonly name: string };
+      readonly spec: { readonly storageClassName?: string; readonly resources: { readonly requests: { readonly storage: string } } };
+    }[];
     readonly groups?: unknown;
   };
 }
 
 export interface PodSpec {
   readonly containers: readonly [Container];
+  readonly volumes?: readonly { readonly name: string; readonly secret: { readonly secretName: string; readonly defaultMode: number } }[];
   readonly terminationGracePeriodSeconds: number;
   readonly securityContext: Readonly<Record<string, unknown>>;
   readonly affinity?: { readonly podAntiAffinity: Readonly<Record<string, unknown>> };

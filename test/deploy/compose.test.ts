@@ -19,13 +19,19 @@ interface Service {
   readonly environment?: Readonly<Record<string, string>>;
   readonly ports?: readonly string[];
   readonly volumes: readonly string[];
+  readonly cap_drop?: readonly string[];
   readonly stop_grace_period?: string;
   readonly read_only?: boolean;
   readonly command?: readonly string[];
 }
 
-function compose(): { file: unknown; services: Record<string, Service>; nodes: [string, Service][] } {
-  const file: { services: Record<string, Service> } = parse(readFileSync(join(ROOT, 'docker-compose.yml'), 'utf8'), { merge: true });
+interface File {
+  readonly services: Readonly<Record<string, Service>>;
+  readonly volumes: Readonly<Record<string, null>>;
+}
+
+function compose(): { file: File; services: File['services']; nodes: [string, Service][] } {
+  const file: File = parse(readFileSync(join(ROOT, 'docker-compose.yml'), 'utf8'), { merge: true });
   return { file, services: file.services, nodes: Object.entries(file.services).filter(([name]) => name.startsWith('fastpaca-')) };
 }
 
@@ -50,11 +56,19 @@ test('docker-compose.yml is what the Compose schema allows, and hangs together',
     const config = loadConfig(env);
     assert.deepEqual([config.nodeName, config.advertise, config.clusterSeeds.length, config.clusterSize], [name, `${name}:4000`, 3, 3]);
     assert.deepEqual(node.volumes, [`${name}:${volume}`]);
-    assert.deepEqual([node.read_only, node.stop_grace_period, node.build], [true, '20s', '.']);
+    assert.deepEqual([node.read_only, node.cap_drop, node.stop_grace_period, node.build], [true, ['ALL'], '20s', '.']);
+    // On this machine only, one port after the other, to the one that the node listens on.
+    assert.deepEqual(node.ports, [`127.0.0.1:${4001 + nodes.findIndex(([other]) => other === name)}:${config.port}`]);
+    const { POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB } = services['postgres']?.environment ?? {};
+    assert.equal(config.archiver?.postgresUrl, `postgres://${POSTGRES_USER}:${POSTGRES_PASSWORD}@postgres:5432/${POSTGRES_DB}`);
   }
+  const named = Object.values(services).flatMap(({ volumes }) => volumes.map((volume) => volume.split(':')[0] ?? '')).filter((volume) => !volume.startsWith('.'));
+  assert.deepEqual(Object.keys(file.volumes).sort(), named.sort(), 'a volume that is not declared stops Compose');
   const targets: { scrape_configs: { static_configs: { targets: string[] }[] }[] } = parse(readFileSync(join(ROOT, 'deploy/prometheus/compose.yml'), 'utf8'));
   assert.deepEqual(targets.scrape_configs[0]?.static_configs[0]?.targets, nodes.map(([name]) => `${name}:4000`));
-  for (const mount of services['prometheus']?.volumes ?? []) if (mount.startsWith('./')) assert.ok(existsSync(join(ROOT, mount.split(':')[0] ?? '')), mount);
+  const [folder = '', at = ''] = services['prometheus']?.volumes[0]?.split(':') ?? [];
+  const config = services['prometheus']?.command?.map((argument) => /^--config\.file=(.*)/.exec(argument)?.[1]).find((path) => path !== undefined) ?? '';
+  assert.ok(existsSync(join(ROOT, config.replace(at, folder))), `Prometheus is given ${config}`);
 });
 
 test('the nodes of docker-compose.yml found a cluster by their names', async (t) => {

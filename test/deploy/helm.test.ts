@@ -5,6 +5,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
+import { parse } from 'yaml';
 import { loadConfig, VARIABLES } from '../../src/config.ts';
 import { CHART, holdToKubernetes, podEnv, podSpec, render, startApiServer, the } from './chart.ts';
 import type { Manifest } from './chart.ts';
@@ -82,6 +83,43 @@ test('members find each other before they are ready, keep name and disk, and are
   assert.ok(!manifests.some(({ kind }) => kind === 'HorizontalPodAutoscaler'), 'a member is a place where data lives, not capacity');
   assert.ok('requiredDuringSchedulingIgnoredDuringExecution' in (podSpec(manifests).affinity?.podAntiAffinity ?? {}));
   assert.equal(podSpec(manifests).topologySpreadConstraints[0]?.topologyKey, 'topology.kubernetes.io/zone');
+});
+
+test('what the objects name in each other is there: labels, ports, volumes, Secrets', async (t) => {
+  const tools = needTools(t, ['helm4']);
+  if (tools === null) return;
+  const manifests = await render(tools.helm4, { values: join(CHART, 'ci/production-values.yaml') });
+  const set = the(manifests, 'StatefulSet').spec;
+  const pod = podSpec(manifests);
+  const [container] = pod.containers;
+  const selects = (labels: Readonly<Record<string, unknown>> | undefined, of: Readonly<Record<string, string>> | undefined): boolean => Object.entries(labels ?? { none: '' }).every(([name, value]) => of?.[name] === value);
+  const podLabels = set?.template?.metadata.labels;
+
+  const { port: listened, advertise } = loadConfig((({ POD_NAME: _, ...env }) => env)(podEnv(manifests, 0, EXISTING)));
+  assert.deepEqual(container.ports, [{ name: 'http', containerPort: listened }]);
+  const services = manifests.filter(({ kind }) => kind === 'Service');
+  for (const { metadata, spec } of services) {
+    assert.ok(selects({ ...spec?.selector }, podLabels), `Service ${metadata.name} selects no pod`);
+    assert.deepEqual(spec?.ports?.map(({ name, targetPort }) => [name, targetPort]), [['http', 'http']]);
+  }
+  assert.ok(advertise?.endsWith(`:${the(manifests, 'Service', '-peers').spec?.ports?.[0]?.port}`), 'peers and Prometheus come by the headless Service');
+
+  assert.deepEqual(set?.persistentVolumeClaimRetentionPolicy, { whenDeleted: 'Retain', whenScaled: 'Retain' });
+  const [claim] = set?.volumeClaimTemplates ?? [];
+  assert.deepEqual([claim?.spec.resources.requests.storage, claim?.spec.storageClassName], ['200Gi', 'fast']);
+  assert.deepEqual(container.volumeMounts.map(({ name }) => name), [claim?.metadata.name, ...(pod.volumes ?? []).map(({ name }) => name)]);
+  assert.deepEqual(pod.volumes?.[0]?.secret, { secretName: 'fastpaca-tls', defaultMode: 0o440 }, 'the key is readable for the group that fsGroup puts the server in');
+  assert.deepEqual(container.envFrom, [{ secretRef: { name: 'fastpaca-webhook' } }]);
+
+  const policy = the(manifests, 'NetworkPolicy').spec;
+  assert.ok(selects(policy?.podSelector?.matchLabels, podLabels));
+  assert.deepEqual([policy?.policyTypes, policy?.ingress?.length, policy?.ingress?.[0]?.ports[0]?.port, policy?.ingress?.[0]?.from[0]], [['Ingress'], 1, 'http', { podSelector: {} }]);
+  const monitor = the(manifests, 'ServiceMonitor').spec;
+  assert.deepEqual(services.filter(({ metadata }) => selects(monitor?.selector?.matchLabels, metadata.labels)).map(({ metadata }) => metadata.name), ['demo-fastpaca-peers'], 'each member is scraped once');
+  assert.deepEqual([monitor?.endpoints?.[0]?.port, monitor?.endpoints?.[0]?.path, monitor?.endpoints?.[0]?.relabelings], ['http', '/metrics', [{ targetLabel: 'job', replacement: 'fastpaca' }]]);
+  const manifest: { version: string } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
+  const chart: { appVersion: string } = parse(readFileSync(join(CHART, 'Chart.yaml'), 'utf8'));
+  assert.equal(chart.appVersion, manifest.version, 'the chart starts the image of this version');
 });
 
 test('a pod has no privileges, fits the image, and has the time that a handover takes', async (t) => {

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { TestContext } from 'node:test';
 import { promisify } from 'node:util';
+import { VARIABLES } from '../../src/config.ts';
 import { freePort, until } from '../e2e/processes.ts';
 import { buildImage, bytesBelow, Container, listing, parseDockerfile, remove } from './dockerfile.ts';
 import type { Image } from './dockerfile.ts';
@@ -32,6 +33,15 @@ test('the bases are pinned, and Node is the version that the tests run on', () =
   assert.equal(bases.length, 2);
   assert.match(bases[0] ?? '', new RegExp(`^node:${manifest.devDependencies.node}-trixie-slim$`));
   assert.match(bases[1] ?? '', /^debian:13\.\d+-slim$/);
+});
+
+test('what Docker is told is so: the port, the signal that stops it', () => {
+  const last = parseDockerfile(text).at(-1)?.instructions ?? [];
+  const said = (name: string): string | undefined => last.find((instruction) => instruction.name === name)?.text;
+  assert.equal(said('EXPOSE'), VARIABLES.PORT.defaultText);
+  assert.equal(said('STOPSIGNAL'), 'SIGTERM');
+  // Debian slim lacks what the node binary is linked with; the machine that carries the file out has it.
+  assert.match(said('RUN') ?? '', /install .*\blibatomic1\b/);
 });
 
 describe('carried out', () => {

@@ -10,6 +10,8 @@ import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { Agent, fetch as fetchWith } from 'undici';
 import { WebSocket } from 'ws';
+import { VARIABLES } from '../../src/config.ts';
+import { CLIENT_HEARTBEAT } from '../../src/streams/socket.ts';
 import { ClusterProcesses, freePort, until } from '../e2e/processes.ts';
 import { needTools, ROOT } from './tools.ts';
 
@@ -37,7 +39,8 @@ test('appends, events and WebSocket pass through, a dead node is passed by, and 
     .replace('/etc/nginx/tls/conversations.key', join(dir, 'key'));
   writeFileSync(join(dir, 'site.conf'), site);
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${dir}/${name};`).join(' ');
-  writeFileSync(join(dir, 'nginx.conf'), `pid ${dir}/pid; error_log ${dir}/error.log; events {} http { access_log off; ${temporary} include ${dir}/site.conf; }`);
+  // The node asks nginx not to buffer events, too; this one does not listen, so that the file has to say it by itself.
+  writeFileSync(join(dir, 'nginx.conf'), `pid ${dir}/pid; error_log ${dir}/error.log; events {} http { access_log off; proxy_ignore_headers X-Accel-Buffering; ${temporary} include ${dir}/site.conf; }`);
   await run(tools.nginx, ['-t', '-q', '-p', dir, '-e', join(dir, 'error.log'), '-c', join(dir, 'nginx.conf')]);
   const nginx = spawn(tools.nginx, ['-p', dir, '-e', join(dir, 'error.log'), '-c', join(dir, 'nginx.conf'), '-g', 'daemon off;'], { stdio: 'inherit' });
   t.after(async () => {
@@ -71,6 +74,19 @@ test('appends, events and WebSocket pass through, a dead node is passed by, and 
   assert.equal((await call('/_peer/hello', 'POST', '{}')).status, 404);
   const large = await call('/v1/contexts/a/messages', 'POST', `"${'x'.repeat(8 * 1024 * 1024 + 100)}"`);
   assert.deepEqual([large.status, /"error":"payload_too_large"/.test(await large.text())], [413, true], 'refused by the node, in its words');
+});
+
+test('it fits the program: longer than its timeouts and pings, no repeated POST, exports at the pace of the reader', () => {
+  const text = readFileSync(join(ROOT, 'deploy/nginx/fastpaca.conf'), 'utf8').replace(/^\s*#.*\n/gm, '');
+  const location = (path: string): string => text.split(`location ${path} {`)[1]?.split('}')[0] ?? assert.fail(`no location ${path}`);
+  const seconds = (name: string, block: string): number => Number(new RegExp(`${name} (\\d+)s;`).exec(block)?.[1]);
+  const server = text.split('location ')[0] ?? '';
+  assert.ok(seconds('proxy_read_timeout', server) * 1000 > Number(VARIABLES.FASTPACA_REQUEST_TIMEOUT_MS.defaultText), 'the node answers 503 with the outcome first');
+  const streams = location('~ ^/v1/contexts/[^/]+/stream$');
+  for (const name of ['proxy_read_timeout', 'proxy_send_timeout']) assert.ok(seconds(name, streams) * 1000 > 2 * CLIENT_HEARTBEAT.pingMs, name);
+  for (const block of [streams, location('~ ^/v1/contexts/[^/]+/messages$')]) assert.match(block, /proxy_buffering off;/);
+  assert.doesNotMatch(text, /non_idempotent/, 'nginx would send an append twice');
+  assert.match(server, /proxy_http_version 1\.1;/, 'connections to the nodes are kept');
 });
 
 async function listens(port: number): Promise<boolean> {

@@ -22,11 +22,26 @@ function rules(): Rule[] {
   return file.groups.flatMap((group) => group.rules);
 }
 
-test('promtool accepts the rules and both scrape configurations', async (t) => {
+const SCRAPES = ['prometheus.yml', 'compose.yml', 'local.yml'];
+
+test('promtool accepts the rules and every scrape configuration', async (t) => {
   const tools = needTools(t, ['promtool']);
   if (tools === null) return;
   await run(tools.promtool, ['check', 'rules', '--lint=all', '--lint-fatal', ALERTS]);
-  for (const name of ['prometheus.yml', 'compose.yml']) await run(tools.promtool, ['check', 'config', join(ROOT, 'deploy/prometheus', name)]);
+  for (const name of SCRAPES) await run(tools.promtool, ['check', 'config', join(ROOT, 'deploy/prometheus', name)]);
+});
+
+test('every scrape configuration has the job that the alerts count over, all of its nodes, and the alerts', () => {
+  for (const name of SCRAPES) {
+    const file: { rule_files: string[]; scrape_configs: { job_name: string; static_configs: { targets: string[] }[] }[] } = parse(readFileSync(join(ROOT, 'deploy/prometheus', name), 'utf8'));
+    assert.deepEqual(file.rule_files, ['alerts.yml'], name);
+    assert.deepEqual(file.scrape_configs.map((job) => job.job_name), ['fastpaca'], name);
+    assert.equal(file.scrape_configs[0]?.static_configs[0]?.targets.length, 3, name);
+    // Where `npm run cluster` has its nodes.
+    const base = Number(/'base-port': \{ type: 'string', default: '(\d+)'/.exec(readFileSync(join(ROOT, 'scripts/cluster.ts'), 'utf8'))?.[1]);
+    if (name === 'local.yml') assert.deepEqual(file.scrape_configs[0]?.static_configs[0]?.targets, [0, 1, 2].map((at) => `127.0.0.1:${base + at}`));
+  }
+  for (const { alert, expr } of rules()) for (const [selector] of expr.matchAll(/\{[^}]*\}/g)) assert.match(selector, /job="fastpaca"/, alert);
 });
 
 test('each alert fires when it should, and none in a healthy cluster', async (t) => {

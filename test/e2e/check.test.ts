@@ -31,11 +31,11 @@ describe('the server\'s command line', () => {
   });
 
   test('--check finds every bad variable at once, one line each', async () => {
-    const ended = await server(['--check'], { PORT: 'http', FASTPACA_LOG_LEVEL: 'loud', FASTPACA_NODENAME: 'x', FASTPACA_TLS_CERT: '/cert.pem' });
+    const ended = await server(['--check'], { PORT: 'http', FASTPACA_LOG_LEVEL: 'loud', FASTPACA_NODENAME: 'x', FASTPACA_TLS_CERT: '/cert.pem', FASTPACA_ARCHIVER_ENABLED: 'true', DATABASE_URL: 'mysql://db' });
     assert.equal(ended.code, 1);
     const lines = ended.err.trim().split('\n');
-    assert.equal(lines.length, 4, ended.err);
-    for (const variable of ['PORT is "http"', 'FASTPACA_LOG_LEVEL is "loud"', 'FASTPACA_NODENAME is not a known variable', 'FASTPACA_TLS_KEY must be set']) {
+    assert.equal(lines.length, 5, ended.err);
+    for (const variable of ['PORT is "http"', 'FASTPACA_LOG_LEVEL is "loud"', 'FASTPACA_NODENAME is not a known variable', 'FASTPACA_TLS_KEY must be set', 'DATABASE_URL is a value that is not allowed']) {
       assert.ok(lines.some((line) => line.startsWith(`fastpaca: ${variable}`)), `${variable} in ${ended.err}`);
     }
   });
