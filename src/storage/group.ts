@@ -198,7 +198,7 @@ export class RowEncoder {
     this.record(sink, group, record);
   }
 
-  record(sink: RowSink, { key, keySeed }: GroupStore, record: GroupRecord): void {
+  record(sink: RowSink, { key, keySeed }: Pick<GroupStore, 'key' | 'keySeed'>, record: GroupRecord): void {
     const buffer = this.room(recordBytes(record));
     sink.put(key, buffer.subarray(0, writeRecord(buffer, 0, keySeed, record)));
   }

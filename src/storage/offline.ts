@@ -8,14 +8,16 @@ import { EntryType } from '../../raft/types.ts';
 import { formatOf, stampOf } from '../contexts/commands.ts';
 import { decodeHeader } from '../contexts/rows.ts';
 import type { Write } from '../contexts/types.ts';
-import { DamageError, isIntact, sealed, unsealed } from './checksum.ts';
+import { LogBounds } from './bounds.ts';
+import { checksum, DamageError, isIntact, sealed, unsealed } from './checksum.ts';
 import { RowEncoder } from './group.ts';
 import { openStored } from './inspect.ts';
-import { factKey, groupKey, groupSeed, isRowIntact, logKey, readLogIndex, slotKey, Space, stateKey, tablePrefix } from './keys.ts';
+import { BOUNDS_KEY, factKey, groupKey, groupSeed, isRowIntact, logKey, readLogIndex, slotKey, Space, stateKey, tablePrefix } from './keys.ts';
 import type { RowName } from './keys.ts';
 import { entryTerm, readEntry } from './records.ts';
 import type { GroupRecord } from './records.ts';
 import { readGroups, readSlots } from './verify.ts';
+import { readSync } from './writer.ts';
 import type { Database } from './writer.ts';
 
 const ROWS_PER_READ = 1000;
@@ -120,11 +122,14 @@ export class OfflineStore {
     return value === undefined ? undefined : unsealed(value);
   }
 
-  /** Reads everything once, group by group: a state that is restored must be known to be whole. */
+  /** Reads everything once, group by group: a state that is restored must be known to be whole. Throws DamageError when no log's end is certain. */
   async survey(): Promise<Survey> {
     const sound: SoundGroup[] = [];
     const useless: UselessGroup[] = [];
-    for (const { group, record, damaged } of await readGroups(this.db)) {
+    const bounds = new LogBounds();
+    bounds.load(readSync(this.db, BOUNDS_KEY));
+    for (const { group, record: stored, damaged } of await readGroups(this.db)) {
+      const record = stored === null ? null : { ...stored, lastIndex: bounds.lastIndex(group) ?? stored.lastIndex };
       if (record === null) useless.push({ group, replica: 0, reason: damaged ?? 'its record is damaged' });
       else if (damaged !== null) useless.push({ group, replica: record.replica, reason: damaged });
       else if (record.conf.voters.length + record.conf.learners.length === 0) useless.push({ group, replica: record.replica, reason: 'its replica had not received its first snapshot' });
@@ -151,16 +156,18 @@ export class OfflineStore {
       for (const { index, term } of blank) encoder.entry(batch, group, slot, { index, term, type: EntryType.normal, data: NO_DATA });
       for (let index = last + 1; index <= lastIndex; index++) batch.del(logKey(group, slot, index));
       for (const row of rows) encoder.row(batch, group, groupSeed(group), slot, row);
-      encoder.record(batch, groupKey(Space.group, group), record);
+      encoder.record(batch, named(group), record);
     }
     for (const { group, replica, conf, rows } of fresh) {
       // Behind every slot that has rows, so that none of theirs is taken for the new group's.
       const slot = (slots.get(group) ?? 0) + 1;
       const start = { startIndex: 1, startTerm: 1, lastIndex: 1, term: 1, commit: 1, appliedIndex: 1, appliedTerm: 1 };
       for (const row of rows) encoder.row(batch, group, groupSeed(group), slot, row);
-      encoder.record(batch, groupKey(Space.group, group), { replica, slot, ...start, vote: 0, stateHash: 0, conf });
+      encoder.record(batch, named(group), { replica, slot, ...start, vote: 0, stateHash: 0, conf });
       batch.del(groupKey(Space.damage, group));
     }
+    // Every record says by itself where its log ends.
+    batch.del(BOUNDS_KEY);
     for (const [name, value] of facts) {
       const key = factKey(name);
       if (value === null) batch.del(key);
@@ -241,6 +248,11 @@ export class OfflineStore {
       await iterator.close();
     }
   }
+}
+
+function named(group: GroupId): { key: Uint8Array; keySeed: number } {
+  const key = groupKey(Space.group, group);
+  return { key, keySeed: checksum(key) };
 }
 
 async function readFacts(db: Database): Promise<Map<string, Uint8Array>> {

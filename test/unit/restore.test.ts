@@ -53,6 +53,9 @@ async function make(directory: string): Promise<void> {
     table.groups.flatMap((placement, group) => (group === 2 ? [] : [{ group, replica: replicaOn(table, group, 'a') ?? 0, conf: foundingConf(placement), index: 1, term: 1, rows: rows(group) }])),
   );
   await write(storage, 0, [entry(2, COMMAND), entry(3, LEAVE, EntryType.confChange), entry(4, COMMAND)]);
+  // The second write only appends: where this log ends is not in its record.
+  await write(storage, 6, [entry(2, COMMAND)]);
+  await write(storage, 6, [entry(3, COMMAND)]);
   await write(storage, 3, [entry(2, COMMAND), entry(3, COMMAND), entry(4, COMMAND)]);
   await write(storage, TOPOLOGY_GROUP, [entry(2, encodeTopologyCommand({ type: 'drain', name: 'a', drain: true }))]);
   await storage.markDamaged(1, 'found rotten');
@@ -86,6 +89,7 @@ describe('restoring a directory', () => {
       assert.deepEqual([log.firstIndex(), log.lastIndex(), log.appliedIndex], [2, 4, 1]);
       assert.deepEqual(log.entries(2, 5, 1000).map(({ type, data }) => [type, Buffer.from(data)]), [[EntryType.normal, COMMAND], [EntryType.normal, Buffer.alloc(0)], [EntryType.normal, COMMAND]]);
       assert.deepEqual(storage.log(TOPOLOGY_GROUP).entries(2, 3, 1000).map(({ data }) => data.length), [0]);
+      assert.deepEqual(storage.log(6).entries(2, 4, 1000).map(({ data }) => Buffer.from(data)), [COMMAND, COMMAND]);
       assert.equal(Buffer.from(storage.get(5, 'message', 'c', 1) ?? []).toString(), 'row of 5');
       assert.equal(storage.groups().length, GROUP_COUNT + 1);
       for (const { group, replica, damaged } of storage.groups()) {
