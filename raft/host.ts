@@ -40,6 +40,8 @@ export class RaftHost {
   /** Replicas with something for the next write. */
   #gathered: HostedReplica[] = [];
   #writeWanted = false;
+  /** The next write waits for its time. */
+  #pacing = false;
   /** A tick passed: frames that wait for a write leave, in case it hangs. */
   #flushDue = false;
   /** Replicas of the write in flight, and of one that completed and was not yet acted upon. */
@@ -106,10 +108,10 @@ export class RaftHost {
       this.#announce(replica);
     }
     const slot = this.#ticks % Math.min(this.#options.heartbeatTicks, LIST_SLOTS);
-    const mayWait = this.#writing !== null && !this.#flushDue;
+    const mayWait = (this.#writing !== null || this.#pacing) && !this.#flushDue;
     this.#flushDue = false;
     for (const peer of this.#peers.values()) peer.flush(slot, mayWait, this.#onUnreachable);
-    if (this.#writeWanted && this.#writing === null && this.#written === null) this.#write();
+    if (this.#writeWanted && this.#writing === null && this.#written === null && !this.#pacing) this.#pace();
     this.#applySome();
 
     this.#draining = false;
@@ -385,6 +387,23 @@ export class RaftHost {
     if (node === undefined || node === this.#options.node) return;
     this.#peer(node).add(replica.group, message, this.#onUnreachable);
   }
+
+  #pace(): void {
+    const { pace } = this.#ports;
+    if (pace === undefined) return this.#write();
+    this.#pacing = true;
+    pace(this.#gathered.length, this.#startWrite);
+  }
+
+  readonly #startWrite = (): void => {
+    this.#pacing = false;
+    if (this.#closed) return;
+    try {
+      this.#write();
+    } catch (error) {
+      this.#fail(error instanceof Error ? error : new Error(String(error)));
+    }
+  };
 
   #write(): void {
     const replicas = this.#gathered;

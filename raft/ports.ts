@@ -91,6 +91,11 @@ export interface HostPorts {
   readonly directory: Directory;
   /** Run `work` soon, after the current call stack (setImmediate in production). */
   readonly schedule: (work: () => void) => void;
+  /**
+   * Calls `start`, which starts the next write, at once or a little later, so that more groups join it; `groups` have
+   * something for it by now. The next call comes after `start` ran. Absent: at once.
+   */
+  readonly pace?: (groups: number, start: () => void) => void;
   /** A write failed or an invariant broke: the process must stop serving. */
   readonly fatal: (error: Error) => void;
   /** Role or leader of a group changed on this node. */

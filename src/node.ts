@@ -24,6 +24,7 @@ import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snap
 import { FOUNDING_FORMATS, tooOldFor } from './cluster/formats.ts';
 import { isGone, type Topology } from './cluster/topology.ts';
 import { Turn } from './cluster/turn.ts';
+import { WritePace } from './pace.ts';
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
 import { drain } from './draining.ts';
@@ -216,6 +217,7 @@ export class Node {
           successorRank: (group, lost) => successorRank([...(this.nodesByGroup[group]?.values() ?? [])], group, lost, identity.name),
         },
         schedule: (work) => turn.soon(work),
+        pace: new WritePace().pace,
         fatal: this.fatal,
         onLeader: (group, leader, term, isLeader) => {
           this.router.onLeader(group);

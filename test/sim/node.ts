@@ -23,6 +23,9 @@ import { Steward } from './steward.ts';
 /** Of the times that applied state could wait for a later write, so many it does. */
 const STATE_WAITS = 0.8;
 
+/** Of the writes that could start, so many do; the others wait a little. */
+const WRITES_AT_ONCE = 0.7;
+
 /** Small limits, so that every one of them is met in a short run. */
 export const SMALL_LIMITS: Omit<HostOptions, 'node' | 'random'> = {
   electionTicks: 12, heartbeatTicks: 2, messageBytesMax: 300, inflightMessagesMax: 4, inflightBytesMax: 1500, uncommittedBytesMax: 3000,
@@ -233,7 +236,7 @@ export class SimNode {
   }
 
   #ports(storage: MemoryStorage<State>): HostPorts {
-    const { clock, network, history, memberships, nodes } = this.#world;
+    const { clock, chance, network, history, memberships, nodes } = this.#world;
     const own = (): Life | null => (this.life?.storage === storage ? this.life : null);
     const inbox = new Inbox();
     return {
@@ -276,6 +279,7 @@ export class SimNode {
         discard: (group) => storage.discard(group),
       },
       schedule: (work) => this.#later(own, 0, work),
+      pace: (_groups, start) => (chance.float() < WRITES_AT_ONCE ? start() : this.#later(own, chance.int(1, 5), start)),
       fatal: (error) => {
         if (error instanceof Violation) throw error;
         throw new Violation(`${this.id} stopped itself: ${error.stack ?? error.message}`);

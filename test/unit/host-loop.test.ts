@@ -35,6 +35,8 @@ class Bench {
   buffered = 0;
   /** Throws in apply when set. */
   poison: (() => void) | null = null;
+  /** Writes that wait for their time; null: each starts at once. */
+  paced: (() => void)[] | null = null;
   readonly #turns: (() => void)[] = [];
   readonly #writes: (() => void)[] = [];
 
@@ -72,6 +74,7 @@ class Bench {
       },
       directory: { node: (_group, replica) => `n${replica}` },
       schedule: (work) => void this.#turns.push(work),
+      pace: (_groups, start) => (this.paced === null ? start() : void this.paced.push(start)),
       fatal: (error) => void this.fatals.push(error),
     };
     this.host = new RaftHost({ ...HOST_DEFAULTS, node: 'n1', random: seededRandom(3), ...options }, ports);
@@ -230,6 +233,31 @@ describe('host: persist, send, apply', () => {
     assert.deepEqual(bench.applied, ['a', 'b', 'c', 'd']);
     assert.equal(bench.host.stats.writes - writes, 2);
     assert.ok(outcomes.every(([outcome]) => outcome?.status === 'applied'));
+  });
+
+  it('a paced write starts when it is told to, with what gathered until then; appends wait for it, promises for its end', () => {
+    const bench = new Bench(votersOnly(1, 2, 3));
+    bench.lead();
+    bench.settle();
+    const paced: (() => void)[] = (bench.paced = []);
+    bench.propose('a');
+    bench.turn();
+    bench.propose('b');
+    bench.turn();
+    assert.equal(paced.length, 1);
+    assert.equal(bench.writesInFlight, 0);
+    paced.shift()?.();
+    assert.equal(bench.writesInFlight, 1);
+    bench.propose('c');
+    bench.turn();
+    assert.equal(paced.length, 0, 'the next one is asked for after this one');
+    bench.sync();
+    assert.equal(paced.length, 1);
+    const log = bench.storage.log(GROUP);
+    assert.deepEqual(log.entries(log.lastIndex() - 1, log.lastIndex() + 1, Infinity).map(({ data }) => text(data)), ['a', 'b']);
+    bench.host.stop();
+    paced.shift()?.();
+    assert.equal(bench.writesInFlight, 0, 'a host that stopped writes nothing, whenever it is told to');
   });
 
   it('writes all groups in one batch and sends each peer one frame', () => {
