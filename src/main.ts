@@ -114,11 +114,14 @@ async function start(): Promise<void> {
       process.exit(2);
     }
   };
+  // A node may ask for another one before it has itself begun.
+  let running: Promise<void> = Promise.resolve();
   const restart = (): void => {
-    const closed = node?.close() ?? Promise.resolve();
-    closed.then(() => (stopping ? undefined : run())).catch((error: unknown) => fail(error, 'restart_failed'));
+    running = running.then(() => node?.close()).then(() => (stopping ? undefined : run()));
+    running.catch((error: unknown) => fail(error, 'restart_failed'));
   };
-  await run();
+  running = run();
+  await running;
 }
 
 /** Says that anybody who reaches the port may read and write everything; in production as an error, which no usual level hides. */

@@ -108,13 +108,13 @@ export class Node {
   /**
    * Starts a node and resolves when it listens; readiness comes later (GET /health/ready).
    * Throws StartError when configuration or data refuse. `fatal` is called at most once, when the process must end;
-   * `restart` when the node stopped writing for want of space and there is space again: it must be closed at once, and
-   * another one started.
+   * `restart` when it must be closed at once and another one started: there is disk space again after it stopped writing
+   * for want of it, or its data is to be set aside.
    */
   static async start(config: Config, logger: NodeLogger, fatal: (error: Error) => void, restart: () => void): Promise<Node> {
     let node: Node | null = null;
     const address = await ownAddress(config);
-    const storage = await openStorage(config, {
+    const storage = await openStorage(config, logger, {
       onError: fatal,
       // Nothing is damaged before there is a node: what opening finds, it marks itself.
       onDamage: (group, reason) => node?.takeOut(group, reason),
@@ -178,6 +178,7 @@ export class Node {
         onDown: (name) => this.onPeerDown(name),
       },
       onSteppedBack: (reason) => this.health.out(reason),
+      onSentenced: () => this.restart(),
     });
     this.peerStatuses = new PeerStatuses(this.links);
     this.machine = new Machine(storage, {
@@ -382,7 +383,7 @@ export class Node {
       log: linkLog(logger, 'founding'),
       onFounded: (record) => void this.onFounded(record).catch(this.fatal),
       admit: (request) => this.membership.admit(request),
-      onForgotten: (reason) => this.health.out(reason),
+      onForgotten: (by, reason) => this.links.stepBack(by, { code: 'rolled_back', reason }),
       fatal: this.fatal,
     });
     const app = await buildApp({

@@ -28,6 +28,8 @@ import { decodeAdmission, decodeJoinRequest, JOIN_PATH, writeTable } from './joi
 import type { Admission, JoinRequest } from './joining.ts';
 import type { PeerLog } from './links.ts';
 import type { FoundingRecord, NodeFacts, NodeIdentity, PeerTlsSource } from './ports.ts';
+import { readInheritance } from './rebirth.ts';
+import type { Inheritance } from './rebirth.ts';
 
 const PROMISE_PATH = '/_peer/founding/promise';
 const COMMIT_PATH = '/_peer/founding/commit';
@@ -57,7 +59,7 @@ export interface FoundingOptions {
   /** Decides about a node with an empty disk that wants to join this cluster. */
   readonly admit: (request: JoinRequest) => Promise<RouteAnswer>;
   /** This directory was a member once and has forgotten it: it must become a new one before it may take part again. */
-  readonly onForgotten: (reason: string) => void;
+  readonly onForgotten: (by: string, reason: string) => void;
   /** A fact could not be written: the process must stop. */
   readonly fatal: (error: Error) => void;
 }
@@ -78,6 +80,7 @@ export class Founding {
   readonly #options: FoundingOptions;
   readonly discovery: Discovery;
   #state: FoundingState = 'founding';
+  readonly #inheritance: Inheritance | null;
   #record: FoundingRecord | null = null;
   #promise: FoundingRecord | null = null;
   /** Why it can never found; set once. */
@@ -96,8 +99,9 @@ export class Founding {
 
   constructor(options: FoundingOptions) {
     this.#options = options;
+    this.#inheritance = readInheritance(options.facts);
     this.discovery = new Discovery({
-      seeds: options.seeds,
+      seeds: [...new Set([...options.seeds, ...(this.#inheritance?.addresses ?? [])])],
       self: () => this.hello(),
       storeId: options.identity.storeId,
       keys: options.keys,
@@ -116,11 +120,19 @@ export class Founding {
     if (promise !== undefined) this.#keepPromise(decodeFoundingRecord(parseDocument(promise, PROMISE_FACT)));
     const founded = readFounded(facts);
     if (founded !== null) this.#becomeFounded(founded);
+    else if (this.#inheritance !== null) this.#takeUp(this.#inheritance);
     else if (clusterSize === 1 && this.#promise === null) await this.#commit(this.#mint([]));
     else if (keys.openFounding) {
       log.warn({}, 'founding is open: without FASTPACA_CLUSTER_SECRET or FASTPACA_API_KEY any node that reaches this one can take part');
     }
-    if (this.#options.seeds.length > 0 || this.#record === null || this.#record.members.length > 1) this.discovery.open();
+    if (this.#options.seeds.length > 0 || this.#inheritance !== null || this.#record === null || this.#record.members.length > 1) this.discovery.open();
+  }
+
+  /** A member was here before, and its cluster is somewhere: this store founds nothing, whoever answers or is silent. */
+  #takeUp({ mintedKey, reason }: Inheritance): void {
+    if (mintedKey !== '') this.#options.keys.promised(mintedKey);
+    this.#state = 'joiner';
+    this.#notAdmitted = `the former data of this node was set aside, and it looks for its cluster to join it anew (${reason})`;
   }
 
   async close(): Promise<void> {
@@ -388,9 +400,11 @@ export class Founding {
     }
     if (founded.members.some((member) => member.storeId === identity.storeId)) {
       const reason = `node '${identity.name}' is a member of cluster ${founded.clusterId}, but its data directory has forgotten that it promised to be: it was rolled back`;
-      if (this.#blocked === null) this.#options.onForgotten(reason);
+      if (this.#blocked === null) this.#options.onForgotten(hello.name, reason);
       return this.#block('refused', reason);
     }
+    const own = this.#inheritance?.clusterId ?? '';
+    if (own !== '' && own !== founded.clusterId) return this.#sayNotAdmitted(`node '${hello.name}' belongs to cluster ${founded.clusterId}, but this node to cluster ${own}`);
     await this.#askToJoin(hello, founded);
   }
 

@@ -22,6 +22,7 @@ import { FRAME_BYTES_MAX } from './link-frames.ts';
 import { Link } from './link.ts';
 import type { LinkOwner, RequestDone } from './link.ts';
 import type { PeerEvents, PeerInfo, PeerNetwork, PeerRefusal, PeerTlsSource, RequestKind } from './ports.ts';
+import { isForGood } from './standing.ts';
 import type { Standing, SteppedBack } from './standing.ts';
 import { TimeoutWheel } from './timeouts.ts';
 import { Turn } from './turn.ts';
@@ -57,6 +58,8 @@ export interface PeerLinksOptions {
   readonly events: PeerEvents;
   /** Called once if this node steps back (Standing), now or in an earlier open; a line for its operator. */
   readonly onSteppedBack: (reason: string) => void;
+  /** Called once if it did so for good, when the mark is durable: the next start sets the data aside (rebirth.ts). */
+  readonly onSentenced: () => void;
   readonly log: PeerLog;
   /** Null: plain TCP. */
   readonly tls: PeerTlsSource | null;
@@ -268,7 +271,7 @@ export class PeerLinks implements PeerNetwork {
     if (peer === null) return;
     const { standing, ledger } = this.#options;
     const own = standing.judge(beat.seen, peer.name);
-    if (own !== null) return this.#stepBack(peer.name, own);
+    if (own !== null) return this.stepBack(peer.name, own);
     ledger.heard(peer, beat);
     this.#endDoubted();
   }
@@ -285,7 +288,7 @@ export class PeerLinks implements PeerNetwork {
 
   #refusedBy(link: Link, refusal: Refusal): void {
     const node = link.peer?.name ?? link.dialed ?? 'unknown';
-    if (speaksAgainstDisk(refusal)) this.#stepBack(node, refusal);
+    if (speaksAgainstDisk(refusal)) this.stepBack(node, refusal);
     else this.#noteRefusal(node, `it refused this node: ${refusal.reason}`);
   }
 
@@ -293,11 +296,11 @@ export class PeerLinks implements PeerNetwork {
    * This node's memory is not the member's any more. One peer that knows is enough: others that do not would let it
    * vote on what it has forgotten.
    */
-  #stepBack(by: string, refusal: Refusal): void {
+  stepBack(by: string, refusal: Refusal): void {
     const { standing } = this.#options;
     if (standing.steppedBack !== null) return;
     // A write that fails stops the node elsewhere; until then what was set in memory holds.
-    standing.stepBack(by, refusal).catch(() => undefined);
+    standing.stepBack(by, refusal).then(() => this.#saySentenced(), () => undefined);
     this.#saySteppedBack();
     for (const target of this.#targets.values()) {
       target.dialing?.terminate();
@@ -311,6 +314,11 @@ export class PeerLinks implements PeerNetwork {
     if (steppedBack === null) return;
     this.#options.log.warn({ node: steppedBack.by, reason: steppedBack.reason }, STEPPED_BACK_LINE);
     this.#options.onSteppedBack(steppedBackReason(steppedBack));
+  }
+
+  #saySentenced(): void {
+    const { steppedBack } = this.#options.standing;
+    if (steppedBack !== null && isForGood(steppedBack) && !this.#closed) this.#options.onSentenced();
   }
 
   #dial(target: Target): void {
@@ -393,7 +401,7 @@ export class PeerLinks implements PeerNetwork {
     // Peers of one cluster tell the truth about what they have seen, whether they can be admitted or not.
     const own = misdirected === null && peer.clusterId === this.#options.self().clusterId ? this.#options.standing.judge(peer.seen, peer.name) : null;
     if (own !== null) {
-      this.#stepBack(peer.name, own);
+      this.stepBack(peer.name, own);
       return own;
     }
     const refusal = misdirected ?? (await this.#options.ledger.admit(peer));

@@ -11,8 +11,8 @@
  */
 import { DocumentError, countAt, encodeDocument, objectAt, parseDocument, textAt } from './hello.ts';
 import type { Open, Sighting } from './hello.ts';
-import { IdentityError, judgeDescent, writeBeat } from './identity.ts';
-import type { OpenedIdentity, Refusal } from './identity.ts';
+import { IdentityError, judgeDescent, REFUSAL_CODES, writeBeat } from './identity.ts';
+import type { OpenedIdentity, Refusal, RefusalCode } from './identity.ts';
 import type { NodeFacts } from './ports.ts';
 
 /** At most one beat in this time, and while there is something to beat for, at least one in about it. */
@@ -31,6 +31,7 @@ export interface SteppedBack {
   /** The node that remembers more. */
   readonly by: string;
   readonly reason: string;
+  readonly code: RefusalCode;
 }
 
 export class Standing {
@@ -49,7 +50,7 @@ export class Standing {
   /** Takes up what the disk says. Throws IdentityError when that is unreadable. */
   static open(options: StandingOptions): Standing {
     try {
-      return new Standing(options, readMark(options.facts));
+      return new Standing(options, readSteppedBack(options.facts));
     } catch (error) {
       if (error instanceof DocumentError) throw new IdentityError(`the data directory's standing is damaged: ${error.message}`);
       throw error;
@@ -108,15 +109,22 @@ export class Standing {
    */
   async stepBack(by: string, refusal: Refusal): Promise<void> {
     if (this.#steppedBack !== null) return;
-    this.#steppedBack = { by, reason: refusal.reason };
+    this.#steppedBack = { by, reason: refusal.reason, code: refusal.code };
     if (refusal.code !== 'store_changed') await this.#options.facts.put(STEPPED_BACK_FACT, encodeDocument({ version: 1, ...this.#steppedBack }));
   }
 }
 
-function readMark(facts: NodeFacts): SteppedBack | null {
+/** True when the directory has forgotten what it promised, so that only another one can take its node's part. */
+export function isForGood({ code }: SteppedBack): boolean {
+  return code === 'rolled_back' || code === 'duplicate';
+}
+
+/** The mark of a directory that was found out, or null. Throws DocumentError. */
+export function readSteppedBack(facts: Pick<NodeFacts, 'get'>): SteppedBack | null {
   const bytes = facts.get(STEPPED_BACK_FACT);
   if (bytes === undefined) return null;
   const fields = objectAt(parseDocument(bytes, STEPPED_BACK_FACT), STEPPED_BACK_FACT);
   countAt(fields, 'version');
-  return { by: textAt(fields, 'by'), reason: textAt(fields, 'reason') };
+  const code = REFUSAL_CODES.find((known) => known === fields['code']) ?? 'failed';
+  return { by: textAt(fields, 'by'), reason: textAt(fields, 'reason'), code };
 }

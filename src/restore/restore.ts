@@ -16,6 +16,7 @@ import { readTable, writeTable } from '../cluster/joining.ts';
 import { PEERS_FACT } from '../cluster/ledger.ts';
 import type { FoundingRecord, NodeFacts } from '../cluster/ports.ts';
 import { writeHighest } from '../cluster/replicas.ts';
+import { INHERITANCE_FACT } from '../cluster/rebirth.ts';
 import { STEPPED_BACK_FACT } from '../cluster/standing.ts';
 import { foundingTopology, placedOn, type Placement, type Topology, type TopologyNode } from '../cluster/topology.ts';
 import { decodeTopology, encodeTopology } from '../cluster/topology-codec.ts';
@@ -90,7 +91,7 @@ async function restoreStore(store: OfflineStore, directory: string): Promise<Res
   await writeTable(planned, table);
   await writeHighest(planned, replicas.map((replica) => replica ?? 0));
   // Of another life: whom it met, how far it counted, that it was found out.
-  for (const fact of [BEATS_FACT, PEERS_FACT, STEPPED_BACK_FACT]) planned.drop(fact);
+  for (const fact of [BEATS_FACT, PEERS_FACT, STEPPED_BACK_FACT, INHERITANCE_FACT]) planned.drop(fact);
   await store.commit({ ...groupsOf(survey, replicas, table), facts: planned.changed }).catch((error: unknown) => {
     throw new RestoreError(`${directory} could not be written, and is as it was or restored (run --restore again, it tells): ${error instanceof Error ? error.message : String(error)}`);
   });

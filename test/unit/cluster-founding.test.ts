@@ -8,7 +8,7 @@ import { after, afterEach, before, test } from 'node:test';
 import { PeerKeys } from '../../src/cluster/auth.ts';
 import { Founding } from '../../src/cluster/founding.ts';
 import type { PeerRoute } from '../../src/cluster/founding.ts';
-import { recordDigest } from '../../src/cluster/hello.ts';
+import { encodeDocument, recordDigest } from '../../src/cluster/hello.ts';
 import { openIdentity, readFounded } from '../../src/cluster/identity.ts';
 import { admissionBody, readTable } from '../../src/cluster/joining.ts';
 import type { FoundingRecord } from '../../src/cluster/ports.ts';
@@ -309,6 +309,42 @@ test('a node that comes after the founding is a joiner and says so', async () =>
   await until(() => allFounded(nodes), 'c is admitted');
   assertOneCluster(nodes);
   assert.ok(c && readTable(c.facts) !== null, 'with the table, for its members are not what the record says');
+});
+
+for (const secrets of [[], ['s']]) {
+  test(`a store that took the place of another founds nothing; without seeds it joins the cluster it is an heir of (${secrets.length} secrets)`, async () => {
+    const [lone, a, c] = await group(['lone', 'a', 'c'], { size: 1, secrets });
+    assert.ok(lone && a && c);
+    a.seeds = [];
+    a.admits = true;
+    await a.start();
+    const { clusterId, mintedKey } = a.founded ?? assert.fail('a is founded');
+    const inherit = (node: Member, addresses: readonly string[]): Promise<void> => {
+      node.seeds = [];
+      return new FileFacts(node.disk).put('rebirth/inheritance', encodeDocument({ clusterId, mintedKey, addresses, reason: 'it forgot' }));
+    };
+    await inherit(lone, []);
+    await lone.start();
+    assert.deepEqual([lone.founding?.state, lone.founded], ['joiner', null]);
+    assert.match(lone.missing, /was set aside, .* \(it forgot\)/);
+    await inherit(c, [a.address]);
+    await c.start();
+    await until(() => c.founding?.state === 'founded', 'it joined');
+    assert.equal(c.founded?.clusterId, clusterId);
+    assert.equal(lone.founded, null);
+  });
+}
+
+test('a store that took the place of another does not join a cluster that it is no heir of', async () => {
+  const [b, c] = await group(['b', 'c'], { size: 1 });
+  assert.ok(b && c);
+  Object.assign(b, { seeds: [], admits: true });
+  await b.start();
+  await new FileFacts(c.disk).put('rebirth/inheritance', encodeDocument({ clusterId: 'lost', mintedKey: '', addresses: [], reason: 'it forgot' }));
+  await c.start();
+  await until(() => /node 'b' belongs to cluster .*, but this node to cluster lost/.test(c.missing), 'the reason');
+  await letThemLook([b]);
+  assert.deepEqual([c.founding?.state, c.founded], ['joiner', null]);
 });
 
 test('more nodes than the cluster has members: the lowest names them all and proposes nothing', async () => {

@@ -213,5 +213,5 @@ test('a directory judges itself by what others have seen of it, and the verdict 
   assert.equal((await standingOn(path)).steppedBack, null);
   const again = await standingOn(path);
   await again.stepBack('a', { code: 'rolled_back', reason: 'it forgot' });
-  assert.deepEqual((await standingOn(path)).steppedBack, { by: 'a', reason: 'it forgot' });
+  assert.deepEqual((await standingOn(path)).steppedBack, { by: 'a', reason: 'it forgot', code: 'rolled_back' });
 });

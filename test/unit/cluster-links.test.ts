@@ -53,6 +53,7 @@ class TestNode {
   readonly ups: PeerInfo[] = [];
   readonly downs: string[] = [];
   readonly steppedBack: string[] = [];
+  sentenced = 0;
   readonly warnings: object[] = [];
   readonly refused: PeerRefusal[] = [];
   readonly asked: { from: string; kind: number; body: string }[] = [];
@@ -78,6 +79,7 @@ class TestNode {
         onDown: (name) => this.downs.push(name),
       },
       onSteppedBack: (reason) => this.steppedBack.push(reason),
+      onSentenced: () => this.sentenced++,
       log: { info: () => {}, warn: (fields) => this.warnings.push(fields) },
       tls: null,
       onRefused: (reason) => this.refused.push(reason),
