@@ -219,8 +219,14 @@ const OPENAPI: FastifyDynamicSwaggerOptions = {
       { name: 'cluster', description: 'Nodes and groups.' },
       { name: 'node', description: 'Probes and metrics of one node; outside /v1.' },
     ],
-    components: { securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'One of FASTPACA_API_KEY, where it is set.' } } },
-    security: [{ apiKey: [] }, {}],
+    components: {
+      securitySchemes: {
+        apiKey: { type: 'http', scheme: 'bearer', description: 'One of FASTPACA_API_KEY, where it is set.' },
+        clientCertificate: { type: 'mutualTLS', description: 'A certificate of FASTPACA_TLS_CA, for all calls but /health, where FASTPACA_TLS_CLIENT_AUTH is require.' },
+      },
+    },
+    // Which of them a node wants is its configuration's business.
+    security: [{ apiKey: [] }, { clientCertificate: [] }, { apiKey: [], clientCertificate: [] }, {}],
   },
   refResolver: {
     buildLocalReference: (schema, _base, _fragment, index) => (typeof schema['$id'] === 'string' ? schema['$id'] : `schema-${index}`),

@@ -1,6 +1,6 @@
 /** The documents say what the code does: the catalogue of errors, the calls, the variables, the links between pages. */
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, globSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { VARIABLES } from '../../src/config.ts';
 import type { Variable } from '../../src/config.ts';
@@ -14,6 +14,7 @@ import { encodingOf, KNOWN_MODELS } from '../../src/tokens/models.ts';
 import { startApp } from './http-double.ts';
 
 const ROOT = new URL('../../', import.meta.url);
+const PAGES = ['*.md', 'docs/**/*.md', 'raft/**/*.md', 'helm/*.md', 'deploy/*.md', 'sdk/*.md'];
 const page = (path: string): string => readFileSync(new URL(path, ROOT), 'utf8');
 
 test('docs/api/rest.md lists exactly the error codes of the catalogue, with their status', () => {
@@ -95,11 +96,23 @@ test('docs/tokens.md states the figures and the part types of the code', () => {
   for (const model of KNOWN_MODELS) if (/^o200k|^cl100k/.test(encodingOf(model)) && !model.endsWith('_base')) assert.ok(listed.includes(`\`${model}\``), model);
 });
 
-test('links between pages lead somewhere', () => {
-  for (const from of ['README.md', 'CHANGELOG.md', 'docs/GLOSSARY.md', 'docs/ARCHITECTURE.md', 'docs/api/rest.md', 'docs/operations/configuration.md', 'docs/operations/metrics.md', 'docs/operations/traces.md', 'docs/operations/security.md', 'docs/operations/command-line.md', 'docs/tokens.md']) {
-    for (const [, target = ''] of page(from).matchAll(/\]\(([^)#]+)[^)]*\)/g)) {
-      if (target.startsWith('http')) continue;
-      assert.ok(existsSync(new URL(target, new URL(from, ROOT))), `${from} links to ${target}`);
+test('links of every page lead somewhere, to a heading too', () => {
+  const pages = PAGES.flatMap((pattern) => globSync(pattern, { cwd: ROOT }));
+  assert.ok(pages.length > 30);
+  for (const from of pages) {
+    // What stands in a code block or between backticks is shown, not linked.
+    const text = page(from).replace(/^```[\s\S]*?^```/gm, '').replace(/`[^`\n]*`/g, '');
+    for (const [, target = '', anchor = ''] of text.matchAll(/\]\(([^)#\s]*)(#[^)\s]+)?\)/g)) {
+      if (/^https?:/.test(target)) continue;
+      const to = new URL(target, new URL(from, ROOT));
+      assert.ok(existsSync(to), `${from} links to ${target}`);
+      if (anchor !== '' && (target === '' || target.endsWith('.md'))) assert.ok(anchors(readFileSync(to, 'utf8')).includes(anchor), `${from} links to ${target}${anchor}`);
     }
   }
 });
+
+/** Anchors that headings get on GitHub. */
+function anchors(text: string): string[] {
+  const headings = [...text.matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) => heading);
+  return headings.map((heading) => `#${heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, '').replaceAll(' ', '-')}`);
+}

@@ -22,7 +22,8 @@ interface Document {
   openapi: string;
   info: { title: string; version: string };
   paths: Record<string, Record<string, Operation>>;
-  components: { schemas: Record<string, unknown>; securitySchemes: Record<string, unknown> };
+  components: { schemas: Record<string, unknown>; securitySchemes: Record<string, { type: string }> };
+  security: Record<string, string[]>[];
 }
 
 let document: Document;
@@ -38,7 +39,8 @@ before(async () => {
 test('the document is OpenAPI 3 with every route and unique operation ids', () => {
   assert.match(document.openapi, /^3\.1\.\d$/);
   assert.ok(document.info.title !== '' && document.info.version !== '');
-  assert.ok('apiKey' in document.components.securitySchemes);
+  assert.deepEqual(Object.entries(document.components.securitySchemes).map(([name, { type }]) => [name, type]), [['apiKey', 'http'], ['clientCertificate', 'mutualTLS']]);
+  for (const name of Object.keys(document.components.securitySchemes)) assert.ok(document.security.some((way) => name in way), name);
   const ids = operations.map(({ operation }) => operation.operationId);
   assert.equal(new Set(ids).size, ids.length);
   assert.deepEqual([...ids].sort(), [
