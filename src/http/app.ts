@@ -116,7 +116,8 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   deps.mount?.(app);
   let document: Buffer | null = null;
   app.get('/openapi.json', { schema: { hide: true } }, (_request, reply) => {
-    document ??= toJson(app.swagger());
+    const api = app.swagger();
+    document ??= toJson({ ...api, components: { ...('components' in api ? api.components : {}), securitySchemes: ACCESS.schemes }, security: ACCESS.ways });
     reply.header('content-type', JSON_TYPE).send(document);
   });
   await app.ready();
@@ -205,6 +206,16 @@ function parsePeerBody(body: Buffer): unknown {
   }
 }
 
+/** Put into the document when it is served: the types of @fastify/swagger are those of OpenAPI 3.0, which had no mutualTLS. */
+const ACCESS = {
+  schemes: {
+    apiKey: { type: 'http', scheme: 'bearer', description: 'One of FASTPACA_API_KEY, where it is set.' },
+    clientCertificate: { type: 'mutualTLS', description: 'A certificate of FASTPACA_TLS_CA, for all calls but /health, where FASTPACA_TLS_CLIENT_AUTH is require.' },
+  },
+  /** Which of them a node wants is its configuration's business. */
+  ways: [{ apiKey: [] }, { clientCertificate: [] }, { apiKey: [], clientCertificate: [] }, {}],
+};
+
 const OPENAPI: FastifyDynamicSwaggerOptions = {
   openapi: {
     openapi: '3.1.0',
@@ -219,14 +230,6 @@ const OPENAPI: FastifyDynamicSwaggerOptions = {
       { name: 'cluster', description: 'Nodes and groups.' },
       { name: 'node', description: 'Probes and metrics of one node; outside /v1.' },
     ],
-    components: {
-      securitySchemes: {
-        apiKey: { type: 'http', scheme: 'bearer', description: 'One of FASTPACA_API_KEY, where it is set.' },
-        clientCertificate: { type: 'mutualTLS', description: 'A certificate of FASTPACA_TLS_CA, for all calls but /health, where FASTPACA_TLS_CLIENT_AUTH is require.' },
-      },
-    },
-    // Which of them a node wants is its configuration's business.
-    security: [{ apiKey: [] }, { clientCertificate: [] }, { apiKey: [], clientCertificate: [] }, {}],
   },
   refResolver: {
     buildLocalReference: (schema, _base, _fragment, index) => (typeof schema['$id'] === 'string' ? schema['$id'] : `schema-${index}`),
