@@ -10,6 +10,7 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from
 import { createServer } from 'node:net';
 import { join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { VARIABLES } from '../src/config.ts';
 
 const ROOT = resolve(import.meta.dirname, '..');
 const HOST = '127.0.0.1';
@@ -139,7 +140,9 @@ function died(node: Node, how: string): void {
     process.exit(1);
   }
   const settings = Object.entries(node.settings).map(([name, value]) => `${name}=${quoted(value)}`);
-  console.error(`The others go on. To start it again (then it is yours to stop):\n  cd ${quoted(ROOT)} && ${settings.join(' ')} ${quoted(process.execPath)} src/main.ts >> ${quoted(node.logFile)} 2>&1 &\n`);
+  const inherited = Object.keys(VARIABLES).filter((name) => process.env[name] !== undefined && !(name in node.settings));
+  const asHere = inherited.length === 0 ? '' : `, with ${inherited.join(', ')} set as here`;
+  console.error(`The others go on. To start it again (then it is yours to stop)${asHere}:\n  cd ${quoted(ROOT)} && ${settings.join(' ')} ${quoted(process.execPath)} src/main.ts >> ${quoted(node.logFile)} 2>&1 &\n`);
 }
 
 async function restart(node: Node): Promise<void> {

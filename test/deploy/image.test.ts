@@ -27,6 +27,12 @@ test('the Dockerfile has nothing that a linter and shellcheck object to', async 
   assert.deepEqual(JSON.parse(stdout === '' ? '[]' : stdout), []);
 });
 
+test('shellcheck finds nothing in the scripts that install what tests need', async (t) => {
+  const tools = needTools(t, ['shellcheck']);
+  if (tools === null) return;
+  await run(tools.shellcheck, ['--enable=quote-safe-variables', join(ROOT, 'deploy/tools/install.sh'), join(ROOT, '.ci/run')]).catch((error: { stdout: string }) => assert.fail(error.stdout));
+});
+
 test('the bases are pinned, and Node is the version that the tests run on', () => {
   const bases = parseDockerfile(text).map(({ base }) => base);
   const manifest: { devDependencies: { node: string } } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
