@@ -3,6 +3,7 @@
  * knows stands in one table below; one it does not know stops the start, so that a typing error is not silently a default.
  * Not here: settings baked into stored data (constants.ts).
  */
+import { SHARDS_MAX } from './cluster/seat.ts';
 import { isKnownModel, KNOWN_MODELS } from './tokens/models.ts';
 
 /** A variable that stops the start. The message is one line: which, what was given, what is allowed. */
@@ -29,6 +30,8 @@ export interface Config {
   /** host:port that peers use; null: derived from the listening address. */
   readonly advertise: string | null;
   readonly dataDir: string;
+  /** Threads that share the groups. 1: the node is not divided. */
+  readonly shards: number;
   /** host:port each, without repeats. */
   readonly clusterSeeds: readonly string[];
   readonly clusterSize: number;
@@ -97,8 +100,6 @@ export interface Variable {
   /** As written in fastpaca.example.env; '' when unset. */
   readonly defaultText: string;
   readonly meaning: string;
-  /** Set: enabling it stops the start, because the feature is not in this version. */
-  readonly unavailable?: (value: string) => boolean;
   /** Empty is refused rather than taken for unset: an empty secret would open what it is there to close. */
   readonly refuseEmpty?: true;
 }
@@ -144,7 +145,7 @@ export const VARIABLES = {
   FASTPACA_TLS_CLIENT_AUTH: { defaultText: 'none', meaning: 'Which clients must show a certificate of FASTPACA_TLS_CA: none, or require for all calls but /health.' },
   FASTPACA_COMPACTION_WEBHOOK: { defaultText: '', meaning: 'http or https URL that is told by POST when a window needs compaction. Unset: none.' },
   FASTPACA_COMPACTION_WEBHOOK_SECRET: { defaultText: '', meaning: 'Key of the signature on what that URL is told; required with it.', refuseEmpty: true },
-  FASTPACA_SHARDS: { defaultText: '', meaning: 'Processes that share the groups of a node. Not available in this version.', unavailable: (value) => value !== '1' },
+  FASTPACA_SHARDS: { defaultText: '1', meaning: 'Threads that share the groups of a node, each with a core to itself; the same on every node. From 2 on, nodes also listen on PORT+1 to PORT+N, for each other.' },
 } as const satisfies Readonly<Record<string, Variable>>;
 
 export type VariableName = keyof typeof VARIABLES;
@@ -152,8 +153,7 @@ export type VariableName = keyof typeof VARIABLES;
 /**
  * Reads the whole configuration. `env` is process.env or a stand-in; variables outside the FASTPACA_ prefix that are
  * not in the table are not looked at.
- * Throws ConfigError for the first variable that is unknown, has a bad value, contradicts another, or would enable
- * what this version does not have.
+ * Throws ConfigError for the first variable that is unknown, has a bad value or contradicts another.
  */
 export function loadConfig(env: Readonly<Record<string, string | undefined>>): Config {
   refuseUnknown(env);
@@ -170,12 +170,15 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
   if (bodyBytesMax < messageBytesMax) {
     throw from.bad('FASTPACA_MAX_BODY_BYTES', `at least FASTPACA_MAX_MESSAGE_BYTES (${messageBytesMax})`);
   }
+  const port = from.integer('PORT', 1, 65_535);
+  const shards = shardCount(from, port, clusterSeeds);
   return Object.freeze({
     nodeName: from.optional('FASTPACA_NODE_NAME', NODE_NAME, 'a name of 1 to 64 letters, digits, ".", "_" or "-", starting with a letter or digit'),
     host,
-    port: from.integer('PORT', 1, 65_535),
+    port,
     advertise: from.optional('FASTPACA_ADVERTISE', ADDRESS, 'host:port'),
     dataDir: from.text('FASTPACA_RAFT_DATA_DIR'),
+    shards,
     clusterSeeds: Object.freeze(clusterSeeds),
     clusterSize: clusterSize(from, clusterSeeds),
     clusterSecrets: Object.freeze(from.secrets('FASTPACA_CLUSTER_SECRET')),
@@ -198,7 +201,7 @@ export function loadConfig(env: Readonly<Record<string, string | undefined>>): C
     diskSoftFreeBytes,
     diskHardFreeBytes,
     ballastBytes: from.integer('FASTPACA_BALLAST_BYTES', 0),
-    archiver: archiverConfig(from),
+    archiver: archiverConfig(from, shards),
     webhook: webhookConfig(from),
   });
 }
@@ -250,7 +253,16 @@ function webhookConfig(from: Reader): WebhookConfig | null {
   return Object.freeze({ url, secret });
 }
 
-function archiverConfig(from: Reader): ArchiverConfig | null {
+/** Each shard of a node with peers listens on a port of its own behind PORT (src/shards/seat.ts). */
+function shardCount(from: Reader, port: number, clusterSeeds: readonly string[]): number {
+  const shards = from.integer('FASTPACA_SHARDS', 1, SHARDS_MAX);
+  if (shards > 1 && clusterSeeds.length > 0 && port + shards > 65_535) {
+    throw from.bad('FASTPACA_SHARDS', `at most ${Math.max(1, 65_535 - port)} with PORT ${port}, because shards listen on PORT+1 to PORT+FASTPACA_SHARDS`);
+  }
+  return shards;
+}
+
+function archiverConfig(from: Reader, shards: number): ArchiverConfig | null {
   const allowed = 'a URL that starts with postgres:// or postgresql://';
   const pattern = /^postgres(ql)?:\/\/\S+$/;
   const enabled = from.boolean('FASTPACA_ARCHIVER_ENABLED');
@@ -268,7 +280,10 @@ function archiverConfig(from: Reader): ArchiverConfig | null {
     throw new ConfigError('DATABASE_URL', 'DATABASE_URL (or FASTPACA_POSTGRES_URL) must be set where FASTPACA_ARCHIVER_ENABLED is true.', 'FASTPACA_ARCHIVER_ENABLED');
   }
   if (!URL.canParse(postgresUrl)) throw from.bad(own === null ? 'DATABASE_URL' : 'FASTPACA_POSTGRES_URL', allowed, 'secret');
-  if (settings.poolSize < 2) throw from.bad('DB_POOL_SIZE', 'an integer from 2 to 1000 where FASTPACA_ARCHIVER_ENABLED is true, because one connection writes and the others read');
+  const poolSizeMin = 2 * shards;
+  if (settings.poolSize < poolSizeMin) {
+    throw from.bad('DB_POOL_SIZE', `an integer from ${poolSizeMin} to 1000 where FASTPACA_ARCHIVER_ENABLED is true, because one connection${shards === 1 ? '' : ' of each shard'} writes and the others read`);
+  }
   return Object.freeze({ postgresUrl, ...settings });
 }
 
@@ -285,9 +300,6 @@ class Reader {
       const value = env[name];
       if (value === '' && variable.refuseEmpty === true) {
         throw new ConfigError(name, `${name} is set but empty; give a value or leave it unset.`);
-      }
-      if (value !== undefined && value.trim() !== '' && variable.unavailable?.(value.trim()) === true) {
-        throw new ConfigError(name, `${name} is set to ${quote(value)}, but what it enables is not available in this version; leave it unset.`);
       }
     }
   }

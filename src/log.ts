@@ -22,19 +22,21 @@ export interface NodeLogger extends Logger {
   setNode(name: string): void;
 }
 
-/** Opens the log. `node`: as configured, or null. `destination` replaces standard output (tests). */
-export function createLogger(options: { level: LogLevel; node: string | null }, destination?: DestinationStream): NodeLogger {
+/** Opens the log. `node`: as configured, or null; `shard`: which one writes, of a node that has several. `destination` replaces standard output (tests). */
+export function createLogger(options: { level: LogLevel; node: string | null; shard?: number }, destination?: DestinationStream): NodeLogger {
   let node: { node?: string } = options.node === null ? {} : { node: options.node };
   const settings = {
     level: options.level,
-    base: {},
+    base: options.shard === undefined ? {} : { shard: options.shard },
     // A fresh object for each line: pino merges the line's fields into it.
     mixin: () => ({ ...node }),
     timestamp: (): string => `,"time":"${new Date().toISOString()}"`,
     formatters: { level: (label: string) => ({ level: label }) },
     messageKey: 'message',
   };
-  const logger: PinoLogger = destination === undefined ? pino(settings) : pino(settings, destination);
+  // A thread's process.stdout passes through the main thread: its last lines, which matter most, would be lost.
+  const written = destination ?? (options.shard === undefined ? undefined : pino.destination({ fd: 1, sync: true }));
+  const logger: PinoLogger = written === undefined ? pino(settings) : pino(settings, written);
   return {
     debug: (fields, message) => logger.debug(fields, message),
     info: (fields, message) => logger.info(fields, message),

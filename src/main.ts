@@ -8,11 +8,9 @@ import { readArguments, USAGE } from './arguments.ts';
 import { ConfigError, loadConfig } from './config.ts';
 import type { Config } from './config.ts';
 import { createLogger } from './log.ts';
-import type { Logger } from './log.ts';
-import type { Node } from './node.ts';
-
-/** A clean stop that takes longer than this is cut short: whatever hangs must not keep the process. */
-const STOP_MS = 10_000;
+import type { Logger, NodeLogger } from './log.ts';
+import { runNode, type Run } from './run.ts';
+import { checkLayout, ShardingError } from './shards/layout.ts';
 
 async function main(): Promise<void> {
   const invocation = readArguments(process.argv.slice(2));
@@ -71,57 +69,28 @@ async function start(): Promise<void> {
     process.stderr.write(`fastpaca: ${error.message}\n`);
     process.exit(2);
   }
-  // Only now: whoever asks for help need not wait for a database to be loaded.
-  const { Node, StartError } = await import('./node.ts');
   const logger = createLogger({ level: config.logLevel, node: config.nodeName });
   warnIfOpen(config, logger, process.env['NODE_ENV'] === 'production');
-  const fail = (error: unknown, type: string): void => {
-    logger.error({ type, err: error }, 'the node stops: it could not go on without risking what it acknowledged');
-    process.exit(1);
-  };
-  process.on('uncaughtException', (error) => fail(error, 'uncaught_exception'));
-  process.on('unhandledRejection', (error) => fail(error, 'unhandled_rejection'));
-
-  let node: Node | null = null;
-  let stopping = false;
-  const stop = (signal: string): void => {
-    if (stopping) return;
-    stopping = true;
-    logger.info({ type: 'stopping', signal }, 'stopping');
-    setTimeout(() => fail(new Error(`the node did not stop within ${STOP_MS} ms`), 'stop_timeout'), STOP_MS).unref();
-    if (node === null) process.exit(0);
-    node.close().then(
-      () => {
-        logger.info({ type: 'stopped' }, 'stopped');
-        process.exit(0);
-      },
-      (error: unknown) => fail(error, 'stop_failed'),
-    );
-  };
-  process.on('SIGTERM', () => stop('SIGTERM'));
-  process.on('SIGINT', () => stop('SIGINT'));
-
+  const run = await begin(config, logger);
+  process.on('SIGTERM', () => run.stop('SIGTERM'));
+  process.on('SIGINT', () => run.stop('SIGINT'));
   // Elsewhere a closed terminal ends the process, as it should.
-  if (config.tls !== null) process.on('SIGHUP', () => void node?.reloadTls());
+  if (config.tls !== null) process.on('SIGHUP', () => run.reloadTls());
+}
 
-  const run = async (): Promise<void> => {
-    try {
-      node = await Node.start(config, logger, (error) => fail(error, 'fatal'), restart);
-    } catch (error) {
-      if (!(error instanceof StartError)) throw error;
-      logger.error({ type: 'start_refused', reason: error.message }, error.message);
-      process.stderr.write(`fastpaca: ${error.message}\n`);
-      process.exit(2);
-    }
-  };
-  // A node may ask for another one before it has itself begun.
-  let running: Promise<void> = Promise.resolve();
-  const restart = (): void => {
-    running = running.then(() => node?.close()).then(() => (stopping ? undefined : run()));
-    running.catch((error: unknown) => fail(error, 'restart_failed'));
-  };
-  running = run();
-  await running;
+/** In this thread, or in one for each shard. */
+async function begin(config: Config, logger: NodeLogger): Promise<Run> {
+  try {
+    await checkLayout(config.dataDir, config.shards);
+    if (config.shards === 1) return await runNode(config, logger, null);
+    const { runShards } = await import('./shards/supervisor.ts');
+    return await runShards(config);
+  } catch (error) {
+    if (!(error instanceof ShardingError)) throw error;
+    logger.error({ type: 'start_refused', reason: error.message }, error.message);
+    process.stderr.write(`fastpaca: ${error.message}\n`);
+    process.exit(2);
+  }
 }
 
 /** Says that anybody who reaches the port may read and write everything; in production as an error, which no usual level hides. */

@@ -2,11 +2,14 @@
  * Composition root: builds one node, wires its parts, owns the ticker, closes everything in reverse. Decides nothing
  * about conversations or consensus; what happens on an event that concerns several parts is said here, in one place.
  */
+import type { IncomingMessage } from 'node:http';
+import type { Duplex } from 'node:stream';
 import type { FastifyInstance } from 'fastify';
 import { HOST_DEFAULTS, RaftHost } from '../raft/host.ts';
 import type { GroupId, NodeId, ReplicaId } from '../raft/types.ts';
 import { NodeArchive, type ArchiveSetup } from './archive/node-archive.ts';
 import { PeerKeyError, PeerKeys } from './cluster/auth.ts';
+import { CLOCK_SKEW_MS_MAX, isClockTrusted } from './cluster/clocks.ts';
 import { Coordinator } from './cluster/coordinator.ts';
 import { Membership } from './cluster/membership.ts';
 import { Founding } from './cluster/founding.ts';
@@ -14,10 +17,11 @@ import { Health } from './cluster/health.ts';
 import { IdentityError, openIdentity, type OpenedIdentity } from './cluster/identity.ts';
 import { ownAddress } from './cluster/own-address.ts';
 import { PeerLedger } from './cluster/ledger.ts';
-import { encodeStatus, PeerStatuses, type NodeStatus } from './cluster/peer-status.ts';
+import { PeerStatuses, type NodeStatus } from './cluster/peer-status.ts';
 import { PEER_PATH, PeerLinks } from './cluster/links.ts';
 import { successorRank } from './cluster/placement.ts';
-import { RequestKind, type FoundingRecord, type PeerTlsSource } from './cluster/ports.ts';
+import type { FoundingRecord, PeerTlsSource } from './cluster/ports.ts';
+import { Reached } from './cluster/reached.ts';
 import { Router } from './cluster/router.ts';
 import { Standing } from './cluster/standing.ts';
 import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snapshots.ts';
@@ -37,7 +41,11 @@ import { linkLog, type Logger, type NodeLogger } from './log.ts';
 import { Machine, TOPOLOGY_ROW } from './machine.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import type { OtlpTraces } from './otlp.ts';
+import { answerPeer } from './peer-requests.ts';
 import { sampleNode } from './sample.ts';
+import { NodeShard, siblingDoor } from './shards/node-shard.ts';
+import { seatOf, WHOLE } from './cluster/seat.ts';
+import type { Shard } from './shards/shard.ts';
 import { openStorage, StartError } from './start.ts';
 import type { Storage } from './storage/store.ts';
 import { Store } from './store.ts';
@@ -56,8 +64,6 @@ const HANDOVER_MS = 3000;
 const READINESS_MS = 500;
 /** A node whose last sync took this long should lead nothing (an fsync of a sound disk takes a few milliseconds). */
 const SLOW_DISK_MS = 500;
-/** A clock this far from the median of its peers would stamp messages with a wrong time. */
-const CLOCK_SKEW_MS_MAX = 5000;
 
 export { StartError };
 
@@ -76,6 +82,7 @@ export class Node {
   private readonly host: RaftHost;
   private readonly links: PeerLinks;
   private readonly router: Router;
+  private readonly reached: Reached;
   private readonly store: Store;
   private readonly listing: Listing;
   private readonly counter: TokenCounter;
@@ -89,6 +96,8 @@ export class Node {
   private readonly webhook: CompactionWebhook | null;
   private readonly erasure: NodeErasure;
   private readonly archive: NodeArchive;
+  /** Null: the node is not divided into shards. */
+  private readonly shard: NodeShard | null;
   private readonly membership: Membership;
   private coordinator: Coordinator | null = null;
   private founding: Founding | null = null;
@@ -102,16 +111,15 @@ export class Node {
   private saidReadiness = '';
   private readonly peerStatuses: PeerStatuses;
   private closing: Promise<void> | null = null;
-  /** Streams passed on to other nodes so far; they take turns. */
-  private relayed = 0;
 
   /**
    * Starts a node and resolves when it listens; readiness comes later (GET /health/ready).
    * Throws StartError when configuration or data refuse. `fatal` is called at most once, when the process must end;
    * `restart` when it must be closed at once and another one started: there is disk space again after it stopped writing
-   * for want of it, or its data is to be set aside.
+   * for want of it, or its data is to be set aside. `shard`: the node is one of several on their own threads, which share
+   * its name and its port.
    */
-  static async start(config: Config, logger: NodeLogger, fatal: (error: Error) => void, restart: () => void): Promise<Node> {
+  static async start(config: Config, logger: NodeLogger, fatal: (error: Error) => void, restart: () => void, shard: Shard | null = null): Promise<Node> {
     let node: Node | null = null;
     const address = await ownAddress(config);
     const storage = await openStorage(config, logger, {
@@ -128,7 +136,7 @@ export class Node {
       const traces = config.otlpEndpoint === null ? null : new (await import('./otlp.ts')).OtlpTraces(config.otlpEndpoint, identity.name);
       const tls = config.tls === null ? null : await NodeTls.open(config.tls, { logger, reachedAt: config.clusterSeeds.length === 0 ? null : address });
       const archive = await NodeArchive.load(config.archiver);
-      node = new Node({ config, address, logger, archive, storage, identity, counter, traces, tls, fatal, restart });
+      node = new Node({ config, address, logger, archive, storage, identity, counter, traces, tls, fatal, restart, shard });
       await node.listen();
       return node;
     } catch (error) {
@@ -138,8 +146,8 @@ export class Node {
     }
   }
 
-  private constructor(parts: { config: Config; address: string; logger: Logger; archive: ArchiveSetup; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; tls: NodeTls | null; fatal: (error: Error) => void; restart: () => void }) {
-    const { config, logger, storage, identity, counter, traces, tls } = parts;
+  private constructor(parts: { config: Config; address: string; logger: Logger; archive: ArchiveSetup; storage: Storage; identity: OpenedIdentity; counter: TokenCounter; traces: OtlpTraces | null; tls: NodeTls | null; fatal: (error: Error) => void; restart: () => void; shard: Shard | null }) {
+    const { config, logger, storage, identity, counter, traces, tls, shard } = parts;
     this.config = config;
     this.address = parts.address;
     this.logger = logger;
@@ -164,6 +172,7 @@ export class Node {
     this.links = new PeerLinks({
       turn,
       self: () => ({ ...identity, clusterId: clusterId(), address: this.address, wireFormat: WIRE_FORMAT }),
+      ...(shard === null ? {} : { seat: seatOf(shard) }),
       wireFormatInUse: () => this.topology?.formats.wire ?? 0,
       standing: Standing.open({ facts: storage.facts, identity, promises: () => this.promises() }),
       ledger,
@@ -173,7 +182,7 @@ export class Node {
       log: linkLog(logger, 'peer'),
       events: {
         onFrame: (from, frame) => this.host.receive(from, frame),
-        onRequest: (_from, kind, body, reply) => this.onRequest(kind, body, reply),
+        onRequest: (_from, kind, body, reply) => answerPeer(asked, kind, body, reply),
         onUp: (peer) => this.onPeerUp(peer.name),
         onDown: (name) => this.onPeerDown(name),
       },
@@ -197,11 +206,12 @@ export class Node {
         this.takeOut(group, reason);
       },
     });
+    this.reached = new Reached({ self: identity.name, seat: shard ?? WHOLE, topology: () => this.topology, router: () => this.router, network: this.links });
     this.sender = new SnapshotSender(storage, Date.now);
     this.receiver = new SnapshotReceiver({
       storage,
       logger,
-      address: (name) => this.topology?.nodes.find((known) => known.name === name)?.address,
+      address: (name) => this.reached.node(name),
       headers: () => this.keys.headers(),
       tls: this.peerTls,
     });
@@ -229,11 +239,13 @@ export class Node {
         },
       },
     );
-    this.router = new Router(this.host, this.links, {
+    const network = shard?.network(this.links) ?? this.links;
+    this.router = new Router(this.host, network, {
       self: identity.name,
       timeoutMs: config.requestTimeoutMs,
       isReadOnly: (group) => this.isReadOnly(group),
       topology: () => this.topology,
+      siblingOf: (group) => shard?.siblingOf(group) ?? null,
       onApplied: (ms) => this.metrics.commitDuration.observe(ms),
       traces,
       now: Date.now,
@@ -259,6 +271,7 @@ export class Node {
       statuses: this.peerStatuses,
       tableRow: TOPOLOGY_ROW,
       deadAfterMs: config.nodeDeadAfterMs,
+      runs: (group) => shard?.owns(group) ?? true,
       ownTable: () => this.machine.topology(),
       record: () => this.founding?.record ?? null,
       status: () => this.status(),
@@ -274,7 +287,7 @@ export class Node {
     this.store = new Store({
       machine: this.machine,
       router: this.router,
-      network: this.links,
+      network,
       counter,
       cold: this.archive.reads,
       metrics: this.metrics,
@@ -282,7 +295,7 @@ export class Node {
       timeoutMs: config.requestTimeoutMs,
       appliedIndex: (group) => this.host.status(group)?.applied ?? 0,
     });
-    this.listing = new Listing({ rows: storage, router: this.router, network: this.links, timeoutMs: config.requestTimeoutMs });
+    this.listing = new Listing({ rows: storage, router: this.router, network, timeoutMs: config.requestTimeoutMs });
     this.health = new Health({ host: this.host, router: this.router, starting: () => this.startingReason() });
     this.streams = new StreamServer({
       rows: (context) => this.machine.rowsOf(context),
@@ -290,7 +303,9 @@ export class Node {
       isLed: (group) => (this.host.status(group)?.leader ?? 0) !== 0,
       archive: this.archive.reads,
       barrier: (group) => this.router.barrier(group),
-      hostAddresses: (group) => this.addressesOf(group),
+      hostAddresses: (group) => this.reached.hosts(group),
+      siblingDoor: (group) => (shard === null ? null : siblingDoor(shard, group)),
+      places: shard,
       isAuthRequired: config.apiKeys.length > 0,
       origins: config.corsOrigins,
       peerAccepts: (authorization) => this.keys.accepts(authorization),
@@ -317,6 +332,21 @@ export class Node {
     const nodeOf = (group: GroupId, replica: ReplicaId): NodeId | undefined => this.nodesByGroup[group]?.get(replica);
     this.erasure = new NodeErasure({ self: identity.name, host: this.host, storage, router: this.router, network: this.links, nodeOf, archive: this.archive.reader, logger, now: Date.now });
     this.metrics.sampleFrom(() => sampleNode({ host: this.host, sender: this.sender, links: this.links, streams: this.streams, storage, tls }));
+    const asked = { router: this.router, store: this.store, listing: this.listing, erasure: this.erasure, membership: this.membership, status: () => this.status(), logger };
+    this.shard =
+      shard === null
+        ? null
+        : new NodeShard(shard, {
+            ...asked,
+            config,
+            streams: this.streams,
+            tls,
+            cluster: this.membership,
+            ready: () => this.health.ready(),
+            metrics: () => this.metrics.registry.getMetricsAsJSON(),
+            clusterId: () => this.founding?.record?.clusterId ?? null,
+            upgrade: (...upgrade) => this.onUpgrade(...upgrade),
+          });
   }
 
   /** Takes renewed certificates into use now rather than at the next look; nothing happens without TLS. */
@@ -343,11 +373,15 @@ export class Node {
       // It resolves only when peers' links are gone too, and requests under way still need those.
       closeListener: () => (serverClosed = this.app?.close()),
       closeIdle: () => this.connections?.closeIdle(),
-      isBusy: () => (this.connections?.open ?? 0) > 0 || this.router.pending > 0 || this.host.groups().some((group) => (this.host.status(group)?.proposalsWaiting ?? 0) > 0),
+      isBusy: () => {
+        const isBusyHere = (this.connections?.open ?? 0) > 0 || this.router.pending > 0 || this.host.groups().some((group) => (this.host.status(group)?.proposalsWaiting ?? 0) > 0);
+        return this.shard?.shard.isAnyBusy(isBusyHere) ?? isBusyHere;
+      },
       answerWaiting: () => this.router.close(),
     });
     this.connections?.destroyHttp();
     await streamsClosed;
+    await this.shard?.close();
     await this.founding?.close();
     this.coordinator?.close();
     await this.membership.close();
@@ -377,6 +411,7 @@ export class Node {
       identity,
       address: this.address,
       clusterSize: config.clusterSize,
+      ...(this.shard === null ? {} : { seat: seatOf(this.shard.shard) }),
       seeds: config.clusterSeeds,
       keys: this.keys,
       tls: this.peerTls,
@@ -400,16 +435,16 @@ export class Node {
       peerRoutes: this.founding.routes(),
       mount: (app) => mountSnapshots(app, this.sender, this.keys),
       mountApi: (api) => this.streams.mount(api),
+      ...this.shard?.appDeps(),
     });
     this.app = app;
     this.connections = new Connections(app.server);
     app.server.on('upgrade', (request, socket, head) => {
-      if (this.tls?.refusesUpgrade(request, socket) === true) this.metrics.peerRefused('certificate');
-      else if (request.url === PEER_PATH) this.links.handleUpgrade(request, socket, head);
-      else this.streams.handleUpgrade(request, socket, head);
+      if (this.shard?.refusesUpgrade(request, socket) !== true) this.onUpgrade(request, socket, head);
     });
     try {
-      await app.listen({ host: config.host, port: config.port });
+      await this.shard?.open(app);
+      await app.listen({ host: config.host, port: config.port, ...this.shard?.sharedPort });
     } catch (error) {
       throw new StartError(`cannot listen on ${config.host}:${config.port}: ${error instanceof Error ? error.message : String(error)} (FASTPACA_HOST, PORT)`);
     }
@@ -417,6 +452,12 @@ export class Node {
     this.timers.push(setInterval(() => this.sayReadiness(), READINESS_MS));
     this.links.open();
     await this.founding.open();
+  }
+
+  private onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    if (this.tls?.refusesUpgrade(request, socket) === true) this.metrics.peerRefused('certificate');
+    else if (request.url === PEER_PATH) this.links.handleUpgrade(request, socket, head);
+    else this.streams.handleUpgrade(request, socket, head);
   }
 
   /** The cluster exists and this node belongs to it: make the replicas it hosts, if this is the first time, and run them. */
@@ -429,7 +470,7 @@ export class Node {
       network: this.links,
       router: this.router,
       topology: () => this.topology,
-      isClockTrusted: (name) => this.isClockTrusted(name),
+      isClockTrusted: (name) => isClockTrusted(name, this.identity.name, this.links.clockOffsets()),
       isSlow: (name) => this.peerStatuses.isSlow(name),
       logger: this.logger,
     });
@@ -438,7 +479,9 @@ export class Node {
     if (this.topology?.nodes.length === 1) for (const group of this.host.groups()) this.host.campaign(group);
     this.health.open();
     this.erasure.open();
-    this.archive.start(record.clusterId);
+    // One archive, whatever the number of shards.
+    const archivedAs = await (this.shard?.calls.clusterId() ?? record.clusterId);
+    if (this.closing === null) this.archive.start(archivedAs);
   }
 
   /** A replica whose rows are not what was written. It is marked already, or is being marked. */
@@ -460,7 +503,7 @@ export class Node {
     if (tooOld !== null) return this.fatal(new StartError(tooOld));
     this.topology = topology;
     this.nodesByGroup = topology.groups.map((placement) => new Map(placement.replicas.map(({ id, node }) => [id, node])));
-    this.links.setPeers(new Map(topology.nodes.filter((node) => node.state !== 'removed').map(({ name, address }) => [name, address])));
+    this.links.setPeers(this.reached.members());
   }
 
   private onPeerUp(name: NodeId): void {
@@ -480,32 +523,6 @@ export class Node {
     }
   }
 
-  private onRequest(kind: RequestKind, body: Uint8Array, reply: (answer: Uint8Array) => void): void {
-    switch (kind) {
-      case RequestKind.propose:
-        return this.router.answerPropose(body, reply);
-      case RequestKind.read:
-        this.store.answerRead(body).then(reply, (error: unknown) => {
-          this.logger.error({ type: 'read_failed', err: error }, 'a read for another node failed in a way that is a bug');
-          // An answer that says nothing: the asking node goes on to the next host.
-          reply(new Uint8Array());
-        });
-        return;
-      case RequestKind.list:
-        this.listing.answer(body).then(reply, (error: unknown) => {
-          this.logger.error({ type: 'list_failed', err: error }, 'a listing for another node failed in a way that is a bug');
-          reply(new Uint8Array());
-        });
-        return;
-      case RequestKind.erase:
-        return reply(this.erasure.answer(body));
-      case RequestKind.status:
-        return reply(encodeStatus(this.status()));
-      case RequestKind.topology:
-        return reply(this.membership.answerTable());
-    }
-  }
-
   private status(): NodeStatus {
     const leads = this.host.groups().filter((group) => this.host.isLeader(group));
     return { space: this.storage.spaceState, slow: this.isDiskSlow(), leads, up: this.links.up(), damaged: this.membership.damaged(), refused: this.links.refusals() };
@@ -516,7 +533,7 @@ export class Node {
     if (this.closing !== null) return;
     if (this.stopped) return this.returnWithSpace();
     this.peerStatuses.ask(WATCH_MS);
-    if (!this.isClockTrusted(this.identity.name)) {
+    if (!isClockTrusted(this.identity.name, this.identity.name, this.links.clockOffsets())) {
       this.logger.error({ type: 'clock_skew' }, `this node's clock is over ${CLOCK_SKEW_MS_MAX} ms from its peers': it gives up its leaderships until the clock is right`);
       this.coordinator?.handOver();
     }
@@ -569,15 +586,6 @@ export class Node {
     else this.logger.warn({ type: 'readiness', status, reason }, line);
   }
 
-  /** False when a node's clock is far from the median of all clocks this node can see; with two clocks nobody can say. */
-  private isClockTrusted(name: NodeId): boolean {
-    const offsets = new Map([...this.links.clockOffsets(), [this.identity.name, 0]]);
-    const sorted = [...offsets.values()].sort((a, b) => a - b);
-    if (sorted.length < 3) return true;
-    const median = sorted[Math.floor(sorted.length / 2)] ?? 0;
-    return Math.abs((offsets.get(name) ?? median) - median) <= CLOCK_SKEW_MS_MAX;
-  }
-
   /** Why this node takes no part yet; null once it does. */
   private startingReason(): { status: string; reason: string } | null {
     const founding = this.founding;
@@ -587,14 +595,5 @@ export class Node {
       return refusal === undefined || this.links.up().length > 0 ? null : { status: 'refused', reason: `node '${refusal.node}': ${refusal.reason}` };
     }
     return { status: founding.state, reason: founding.missing().join('; ') };
-  }
-
-  /** host:port of the other nodes with a replica of the group, those with a live link first, each in its turn. */
-  private addressesOf(group: GroupId): string[] {
-    const nodes = this.router.hostsOf(group).filter((name) => name !== this.identity.name);
-    const live = nodes.filter((name) => this.links.isUp(name));
-    const first = this.relayed++ % Math.max(1, live.length);
-    const inTurn = [...live.slice(first), ...live.slice(0, first), ...nodes.filter((name) => !this.links.isUp(name))];
-    return inTurn.flatMap((name) => this.topology?.nodes.find((known) => known.name === name)?.address ?? []);
   }
 }

@@ -158,10 +158,19 @@ export class Store implements StoreApi {
    * Answers RequestKind.read of another node: u32 length of the JSON head, the head, the body. Empty: not from here,
    * ask another node. Rejects only where there is a bug; whoever serves the request answers it with nothing then.
    */
-  async answerRead(request: Uint8Array): Promise<Uint8Array> {
+  answerRead(request: Uint8Array): Promise<Uint8Array> {
+    return this.answered(request, (id, verb, consistency, waitMs) => this.readHere(id, verb, consistency, waitMs));
+  }
+
+  /** The same for another shard of this node, which speaks for a client: from here or from another node. */
+  answerSibling(request: Uint8Array): Promise<Uint8Array> {
+    return this.answered(request, (id, verb, consistency, waitMs) => this.read(id, verb, consistency, waitMs));
+  }
+
+  private async answered(request: Uint8Array, read: (id: string, verb: ReadVerb, consistency: Consistency, waitMs: number) => Promise<WindowAnswer | null>): Promise<Uint8Array> {
     const { id, verb, consistency, waitMs } = decodeReadRequest(request);
     try {
-      const answer = await this.readHere(id, verb, consistency, Math.min(waitMs, this.options.timeoutMs));
+      const answer = await read(id, verb, consistency, Math.min(waitMs, this.options.timeoutMs));
       if (answer === null) return NOT_FROM_HERE;
       const { body, etag, notModified, appliedIndex } = answer;
       return encodeReadAnswer({ etag, notModified, appliedIndex, error: null }, body);
@@ -171,8 +180,7 @@ export class Store implements StoreApi {
     }
   }
 
-  private async read(id: string, verb: ReadVerb, consistency: Consistency): Promise<WindowAnswer> {
-    const { timeoutMs } = this.options;
+  private async read(id: string, verb: ReadVerb, consistency: Consistency, timeoutMs: number = this.options.timeoutMs): Promise<WindowAnswer> {
     const deadline = performance.now() + timeoutMs;
     return (await this.readHere(id, verb, consistency, timeoutMs)) ?? this.readElsewhere(id, verb, consistency, deadline);
   }

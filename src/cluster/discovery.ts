@@ -30,6 +30,8 @@ export interface DiscoveryOptions {
   readonly storeId: string;
   readonly keys: PeerKeys;
   readonly tls: PeerTlsSource | null;
+  /** Where a node of that address (host:port) takes calls of this one. */
+  readonly dialedAt: (address: string) => string;
   /** The view may have changed. */
   readonly onChange: () => void;
 }
@@ -121,7 +123,8 @@ export class Discovery {
     for (const seed of this.#seeds) {
       const targets = seed.addresses.map((address) => this.#targets.get(address));
       if (targets.some((target) => target?.hello)) continue;
-      lines.push(`no answer from ${seed.text} (${seed.error ?? targets.find((target) => target?.error)?.error ?? 'not asked yet'})`);
+      const { dialedAt } = this.#options;
+      lines.push(`no answer from ${dialedAt(seed.text)} (${seed.error ?? targets.find((target) => target?.error)?.error ?? 'not asked yet'})`);
     }
     return lines;
   }
@@ -217,8 +220,8 @@ export class Discovery {
   #client(address: string, serverName: string): Client {
     const before = this.#clients.get(address);
     if (before !== undefined) return before;
-    const { tls } = this.#options;
-    const client = new Client(`${tls === null ? 'http' : 'https'}://${address}`, {
+    const { tls, dialedAt } = this.#options;
+    const client = new Client(`${tls === null ? 'http' : 'https'}://${dialedAt(address)}`, {
       connect: peerConnector(tls, CALL_TIMEOUT_MS, serverName),
       headersTimeout: CALL_TIMEOUT_MS,
       bodyTimeout: CALL_TIMEOUT_MS,

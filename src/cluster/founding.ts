@@ -20,6 +20,7 @@ import {
   parseDocument,
   publicRecord,
   recordDigest,
+  seatProblem,
   textAt,
 } from './hello.ts';
 import type { NodeHello, PublicRecord } from './hello.ts';
@@ -30,6 +31,7 @@ import type { PeerLog } from './links.ts';
 import type { FoundingRecord, NodeFacts, NodeIdentity, PeerTlsSource } from './ports.ts';
 import { readInheritance } from './rebirth.ts';
 import type { Inheritance } from './rebirth.ts';
+import { dialedAt, WHOLE, type Seat } from './seat.ts';
 
 const PROMISE_PATH = '/_peer/founding/promise';
 const COMMIT_PATH = '/_peer/founding/commit';
@@ -50,6 +52,8 @@ export interface FoundingOptions {
   readonly address: string;
   /** Exact number of founding members. 1: founds at once, without a network. */
   readonly clusterSize: number;
+  /** Absent: not divided. */
+  readonly seat?: Seat;
   readonly seeds: readonly string[];
   readonly keys: PeerKeys;
   readonly tls: PeerTlsSource | null;
@@ -106,6 +110,7 @@ export class Founding {
       storeId: options.identity.storeId,
       keys: options.keys,
       tls: options.tls,
+      dialedAt: (address) => dialedAt(options.seat ?? WHOLE, address),
       onChange: () => this.#wake(),
     });
   }
@@ -151,7 +156,7 @@ export class Founding {
 
   /** What this node says about itself. */
   hello(): NodeHello {
-    const { identity, address, clusterSize } = this.#options;
+    const { identity, address, clusterSize, seat } = this.#options;
     const known = this.#record?.members ?? [];
     return {
       name: identity.name,
@@ -160,6 +165,7 @@ export class Founding {
       address,
       generation: identity.generation,
       clusterSize,
+      ...(seat === undefined ? {} : { seat }),
       founded: this.#record === null ? null : publicRecord(this.#record),
       promised: this.#promise === null ? null : recordDigest(this.#promise),
       // Whoever founds without it must not count on it.
@@ -182,7 +188,10 @@ export class Founding {
   routes(): readonly PeerRoute[] {
     return [
       this.#route(HELLO_PATH, async (body) => {
-        this.discovery.learn(decodeNodeHello(body));
+        const hello = decodeNodeHello(body);
+        const divided = seatProblem(this.hello(), hello);
+        if (divided !== null) return refused(divided);
+        this.discovery.learn(hello);
         return { status: 200, body: this.hello() };
       }),
       this.#route(PROMISE_PATH, (body) => this.#promiseAsked(decodeFoundingRecord(objectAt(body, 'body')['record']))),

@@ -3,6 +3,7 @@
  * `unknown` and throw DocumentError with the path of the first wrong field; nothing past them handles raw JSON.
  */
 import { createHash } from 'node:crypto';
+import { WHOLE, type Seat } from './seat.ts';
 import type { FoundingRecord, PeerInfo } from './ports.ts';
 
 /** Sightings in one document; a document with more is refused. */
@@ -37,6 +38,8 @@ export interface LinkHello extends PeerInfo {
    */
   readonly lineage: readonly Open[];
   readonly seen: readonly Sighting[];
+  /** Nodes are divided alike, and each shard talks to the same shard of the others. Absent: not divided. */
+  readonly seat?: Seat;
   /** Milliseconds since the epoch when it was written. */
   readonly clockMs: number;
 }
@@ -63,6 +66,8 @@ export interface NodeHello {
   readonly generation: number;
   /** Members it expects to found with. */
   readonly clusterSize: number;
+  /** Absent: not divided. */
+  readonly seat?: Seat;
   /** The committed record, or null while not founded. */
   readonly founded: PublicRecord | null;
   /** Digest of the record it has promised, or null. Stays set after founding. */
@@ -117,11 +122,28 @@ export function decodeLinkHello(value: unknown): LinkHello {
     wireFormat: countAt(fields, 'wireFormat'),
     lineage: decodeLineage(fields),
     seen: decodeSightings(fields),
+    ...seatIn(fields),
     clockMs: countAt(fields, 'clockMs'),
   };
   if (hello.lineage.at(-1)?.nonce !== hello.nonce) throw new DocumentError('lineage', 'to end with the nonce');
   if (hello.lineage.length > hello.generation) throw new DocumentError('lineage', 'no more opens than generations');
   return hello;
+}
+
+/** Only nodes that are divided tell a seat. */
+function seatIn(fields: Record<string, unknown>): { readonly seat?: Seat } {
+  if (fields['seat'] === undefined) return {};
+  const seat = objectAt(fields['seat'], 'seat');
+  return { seat: { index: countAt(seat, 'index'), count: countAt(seat, 'count') } };
+}
+
+/** Why two nodes cannot talk as they are divided, or do not mean each other; null if they can. */
+export function seatProblem(self: { readonly name: string; readonly seat?: Seat }, other: { readonly name: string; readonly seat?: Seat }): string | null {
+  const own = self.seat ?? WHOLE;
+  const its = other.seat ?? WHOLE;
+  if (own.count === its.count && own.index === its.index) return null;
+  if (own.count === its.count) return `shard ${its.index} of node '${other.name}' took shard ${own.index} of node '${self.name}' for its like`;
+  return `node '${other.name}' runs ${its.count} shards and node '${self.name}' ${own.count}: FASTPACA_SHARDS must be the same on every node of a cluster`;
 }
 
 export function decodeBeat(value: unknown): Beat {
@@ -162,6 +184,7 @@ export function decodeNodeHello(value: unknown): NodeHello {
     address: textAt(fields, 'address'),
     generation: countAt(fields, 'generation'),
     clusterSize: countAt(fields, 'clusterSize'),
+    ...seatIn(fields),
     founded: founded === null ? null : decodePublicRecord(founded),
     promised: promised === null ? null : stringOf(promised, 'promised'),
     blocked: blocked === null ? null : stringOf(blocked, 'blocked'),

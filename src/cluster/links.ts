@@ -13,7 +13,7 @@ import type { Duplex } from 'node:stream';
 import { WebSocket, WebSocketServer } from 'ws';
 import type { PeerKeys } from './auth.ts';
 import { Beats } from './beats.ts';
-import { DocumentError, compareNames, objectAt, parseDocument, stringAt } from './hello.ts';
+import { DocumentError, compareNames, objectAt, parseDocument, seatProblem, stringAt } from './hello.ts';
 import type { Beat, LinkHello } from './hello.ts';
 import type { Refusal } from './identity.ts';
 import type { PeerLedger } from './ledger.ts';
@@ -22,6 +22,7 @@ import { FRAME_BYTES_MAX } from './link-frames.ts';
 import { Link } from './link.ts';
 import type { LinkOwner, RequestDone } from './link.ts';
 import type { PeerEvents, PeerInfo, PeerNetwork, PeerRefusal, PeerTlsSource, RequestKind } from './ports.ts';
+import type { Seat } from './seat.ts';
 import { isForGood } from './standing.ts';
 import type { Standing, SteppedBack } from './standing.ts';
 import { TimeoutWheel } from './timeouts.ts';
@@ -50,6 +51,8 @@ export interface PeerLog {
 export interface PeerLinksOptions {
   /** This node now; the links add what `standing`, `ledger` and the clock say. */
   readonly self: () => PeerInfo;
+  /** Absent: not divided. */
+  readonly seat?: Seat;
   /** The wire format that the cluster uses, once that is known: who speaks less is refused. */
   readonly wireFormatInUse?: () => number;
   readonly standing: Standing;
@@ -120,7 +123,7 @@ export class PeerLinks implements PeerNetwork {
     this.#owner = {
       wheel: this.#wheel,
       turn: options.turn ?? new Turn(),
-      hello: () => ({ ...options.self(), lineage: options.standing.lineage(), seen: options.ledger.sightings(), clockMs: Date.now() }),
+      hello: () => ({ ...options.self(), ...(options.seat === undefined ? {} : { seat: options.seat }), lineage: options.standing.lineage(), seen: options.ledger.sightings(), clockMs: Date.now() }),
       admit: (link, peer) => this.#admit(link, peer),
       up: (link, peer) => this.#linkUp(link, peer),
       refusedBy: (link, refusal) => this.#refusedBy(link, refusal),
@@ -416,6 +419,8 @@ export class PeerLinks implements PeerNetwork {
     if (peer.wireFormat < lowest) {
       return { code: 'version', reason: `node '${peer.name}' speaks wire format ${peer.wireFormat}, node '${self.name}' ${lowest} to ${WIRE_FORMAT}: upgrade it` };
     }
+    const divided = seatProblem({ ...self, ...(this.#options.seat === undefined ? {} : { seat: this.#options.seat }) }, peer);
+    if (divided !== null) return { code: 'version', reason: divided };
     if (peer.name === self.name) {
       const reason = peer.storeId === self.storeId ? 'this node reached itself' : `two nodes are named '${self.name}' (stores ${self.storeId} and ${peer.storeId})`;
       // Not 'duplicate': that would speak against the directory of whoever is told.

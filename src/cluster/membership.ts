@@ -41,6 +41,8 @@ export interface MembershipOptions {
   readonly statuses: PeerStatuses;
   readonly tableRow: ReplicasOptions['tableRow'];
   readonly deadAfterMs: number;
+  /** Which groups this cluster runs: all, unless its nodes are divided. */
+  readonly runs: (group: GroupId) => boolean;
   /** The table as this node's own replica of it has it, or null. */
   readonly ownTable: () => Topology | null;
   readonly record: () => FoundingRecord | null;
@@ -99,11 +101,11 @@ export class Membership {
     const { facts } = storage;
     const isFounder = record.members.some((member) => member.name === identity.name && member.storeId === identity.storeId);
     // Never twice: a founder whose replicas all left must not begin anew.
-    if (isFounder && !Replicas.areKnown({ facts, storage })) await this.replicas.found(foundingTopology(record));
+    if (isFounder && !Replicas.areKnown({ facts, storage })) await this.replicas.found(foundingTopology(record, this.options.runs));
     const copy = readTable(facts);
     const own = ownTable();
     const table = own !== null && (copy === null || own.revision >= copy.revision) ? own : copy;
-    this.follow(table ?? foundingTopology(record));
+    this.follow(table ?? foundingTopology(record, this.options.runs));
     if (this.table !== null) await this.replicas.open(this.table);
     this.timers.push(setInterval(() => this.plan(), PLAN_MS), setInterval(() => this.fetchTable(), FETCH_MS));
   }

@@ -29,6 +29,8 @@ export interface RouterOptions {
   /** True while the group's leader, if that is this node, should refuse what grows the data: disks are low. */
   readonly isReadOnly: (group: GroupId) => boolean;
   readonly topology: () => Topology | null;
+  /** Who runs the group on this very node where it is divided into shards, among names of nodes; null: this shard. */
+  readonly siblingOf?: (group: GroupId) => NodeId | null;
   /** Milliseconds from a proposal on its leader, here, until it was applied here. */
   readonly onApplied?: (ms: number) => void;
   readonly traces?: CommandTraces | null;
@@ -37,6 +39,15 @@ export interface RouterOptions {
 
 /** Commands that free space or end something are taken even when the disk is low. */
 export type Urgency = 'normal' | 'essential';
+
+/** A proposal that came from another shard of this node: so much time it has left, to that trace it belongs. */
+interface Passed {
+  readonly timeoutMs: number;
+  readonly trace: Uint8Array | null;
+}
+
+/** A shard that passes a proposal on to another gives it this much less time than it has itself, so that it hears why none was found. */
+const PASSING_MS = 100;
 
 export class Router {
   private readonly host: RaftHost;
@@ -97,6 +108,8 @@ export class Router {
 
   /** The node to propose to: the leader as far as this node knows, or else the host whose turn it is to be asked. */
   leaderNode(group: GroupId): NodeId | null {
+    const sibling = this.options.siblingOf?.(group) ?? null;
+    if (sibling !== null) return sibling;
     const leader = this.host.leader(group);
     if (leader !== 0) return this.options.topology()?.groups[group]?.replicas.find((replica) => replica.id === leader)?.node ?? null;
     return this.hosts(group) ? null : (this.hostsOf(group)[0] ?? null);
@@ -112,7 +125,7 @@ export class Router {
    * Throws ApiError: `overloaded`, `read_only`, `raft_unavailable` (outcome not_applied: nothing happened) or
    * `timeout` (outcome unknown: it may have been applied).
    */
-  propose(group: GroupId, command: Uint8Array, urgency: Urgency): Promise<unknown> {
+  propose(group: GroupId, command: Uint8Array, urgency: Urgency, passed: Passed | null = null): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.underWay >= UNDER_WAY_MAX || this.underWayBytes + command.length > UNDER_WAY_BYTES_MAX) return reject(overloaded());
       let settled = false;
@@ -124,8 +137,8 @@ export class Router {
       /** Where the last try was told to go. */
       let redirect: NodeId | null = null;
       let redirects = 0;
-      const span = this.options.traces?.propose(group) ?? null;
-      const trace = span?.context ?? null;
+      const span = passed === null ? (this.options.traces?.propose(group) ?? null) : null;
+      const trace = passed === null ? (span?.context ?? null) : passed.trace;
       const finish = (error: ApiError | null, reply: unknown): void => {
         if (settled) return;
         settled = true;
@@ -137,7 +150,7 @@ export class Router {
         else reject(error);
       };
       const deadline = new Deadline(() => finish(pending ? unknownOutcome('no answer in time') : noLeader(group), null));
-      this.wheel.add(deadline, performance.now(), this.options.timeoutMs);
+      this.wheel.add(deadline, performance.now(), passed?.timeoutMs ?? this.options.timeoutMs);
       const onOutcome = (outcome: WireOutcome): void => {
         pending = false;
         if (settled) return;
@@ -229,6 +242,16 @@ export class Router {
     this.proposeHere(decodeProposal(body), (outcome) => reply(encodeOutcome(outcome)));
   }
 
+  /** Answers RequestKind.propose of another shard of this node, which speaks for a client: this one finds the leader, wherever it is. */
+  answerSibling(body: Uint8Array, reply: (answer: Uint8Array) => void): void {
+    const { group, command, urgency, trace } = decodeProposal(body);
+    const send = (outcome: WireOutcome): void => reply(encodeOutcome(outcome));
+    this.propose(group, command, urgency, { timeoutMs: Math.max(1, this.options.timeoutMs - PASSING_MS), trace }).then(
+      (applied) => send({ status: 'applied', reply: applied }),
+      (error: unknown) => send(outcomeOf(error)),
+    );
+  }
+
   private proposeHere(proposal: Proposal, done: (outcome: WireOutcome) => void): void {
     const { group, command, urgency, trace } = proposal;
     // Only the leader's disk speaks for the group: one that is asked by mistake sends the caller on.
@@ -281,6 +304,8 @@ export class Router {
   }
 
   private othersWith(group: GroupId): NodeId[] {
+    const sibling = this.options.siblingOf?.(group) ?? null;
+    if (sibling !== null) return [sibling];
     const replicas = this.options.topology()?.groups[group]?.replicas ?? [];
     // A newcomer may have nothing yet: it is asked last.
     const inOrder = [...replicas].sort((a, b) => Number(a.phase === 'changing') - Number(b.phase === 'changing'));
@@ -341,6 +366,13 @@ function decodeProposal(body: Uint8Array): Proposal {
     urgency: (flags & ESSENTIAL) === 0 ? 'normal' : 'essential',
     trace: start === 3 ? null : body.slice(4, start),
   };
+}
+
+/** What Router.propose threw, for another shard; nothing is said to have been left undone that may not have been. */
+function outcomeOf(error: unknown): WireOutcome {
+  const code = error instanceof ApiError ? error.code : null;
+  if (code === 'overloaded' || code === 'read_only' || code === 'raft_unavailable') return { status: 'not_applied', reason: code, leaderNode: null };
+  return { status: 'unknown', reason: error instanceof Error ? error.message : String(error) };
 }
 
 function unknownOutcome(reason: string): ApiError {

@@ -110,11 +110,14 @@ export type TopologyCommand =
 export type TopologyRefusal = 'stale_epoch' | 'unknown_node' | 'invalid_command' | 'retired' | 'would_lose_quorum' | 'not_drained';
 export type TopologyReply = { readonly ok: true; readonly epoch: number } | { readonly ok: false; readonly code: TopologyRefusal };
 
-/** The table every founding member starts from: a pure function of the founding record. */
-export function foundingTopology(record: FoundingRecord): Topology {
+/**
+ * The table every founding member starts from: a pure function of the founding record. `runs` says which data groups
+ * this cluster is to have: all, unless its nodes are divided into shards.
+ */
+export function foundingTopology(record: FoundingRecord, runs: (group: GroupId) => boolean = () => true): Topology {
   const names = record.members.map((member) => member.name);
   const hosts: string[][] = [];
-  for (let group = 0; group < GROUP_COUNT; group++) hosts.push(rendezvous(names, group, REPLICATION_FACTOR));
+  for (let group = 0; group < GROUP_COUNT; group++) hosts.push(runs(group) ? rendezvous(names, group, REPLICATION_FACTOR) : []);
   const voters = rendezvous(names, TOPOLOGY_GROUP, topologyVoterCount(names.length));
   const preferred = spreadLeaders([...hosts, voters]);
   hosts.push(names);

@@ -37,6 +37,8 @@ export interface AppDeps extends RouteDeps {
   readonly traces?: RequestTraces | null;
   /** null: plain TCP. */
   readonly tls?: ServerTls | null;
+  /** Called before any route is mounted, when hooks for all of them can be added. */
+  readonly prepare?: (app: FastifyInstance) => void;
   /** Instead of RECEIVE. */
   readonly receive?: Receive;
 }
@@ -93,6 +95,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
   app.setSerializerCompiler(() => (data) => JSON.stringify(data));
   acceptOnlyJson(app);
 
+  deps.prepare?.(app);
   if (deps.tls != null) requireCertificates(app, deps.tls, deps.metrics);
   await app.register(swagger, OPENAPI);
   // Answers preflights, which carry no key, before the hooks that ask for one.

@@ -139,9 +139,15 @@ export interface StoreApi {
   patchMetadata(id: string, patch: Record<string, unknown>): Promise<{ body: Buffer }>;
 }
 
+/** ready: null reason. Otherwise {"status":"starting"|"draining"|…,"reason":…}. */
+export interface Readiness {
+  readonly ready: boolean;
+  readonly status: string;
+  readonly reason: string | null;
+}
+
 export interface HealthApi {
-  /** ready: null reason. Otherwise {"status":"starting"|"draining"|…,"reason":…}. */
-  ready(): { ready: boolean; status: string; reason: string | null };
+  ready(): Readiness | Promise<Readiness>;
 }
 
 export interface ClusterApi {

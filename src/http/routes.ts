@@ -22,6 +22,8 @@ export interface RouteDeps {
   readonly cluster: ClusterApi;
   readonly health: HealthApi;
   readonly metrics: Metrics;
+  /** The text of GET /metrics instead of that of `metrics`: of several shards as of one node. */
+  readonly exposition?: () => Promise<string>;
   readonly config: Config;
   readonly logger: Logger;
 }
@@ -170,14 +172,14 @@ export function mountNodeRoutes(app: FastifyInstance, deps: RouteDeps, authorize
   app.get('/health/ping', { schema: OPERATIONS.ping }, (_request, reply) => {
     sendJson(reply, 200, alive);
   });
-  app.get('/health/ready', { schema: OPERATIONS.ready }, (_request, reply) => {
-    const { ready, status, reason } = deps.health.ready();
-    if (ready) sendJson(reply, 200, isReady);
-    else sendJson(reply.header('retry-after', '1'), 503, toJson({ status, reason }));
+  app.get('/health/ready', { schema: OPERATIONS.ready }, async (_request, reply) => {
+    const { ready, status, reason } = await deps.health.ready();
+    return ready ? sendJson(reply, 200, isReady) : sendJson(reply.header('retry-after', '1'), 503, toJson({ status, reason }));
   });
   app.get('/metrics', { schema: OPERATIONS.metrics }, async (request, reply) => {
     authorizeMetrics(request.headers.authorization);
-    return reply.header('content-type', deps.metrics.registry.contentType).send(await deps.metrics.registry.metrics());
+    const { registry } = deps.metrics;
+    return reply.header('content-type', registry.contentType).send(await (deps.exposition?.() ?? registry.metrics()));
   });
 }
 

@@ -63,7 +63,7 @@ export class Listing implements ListingApi {
     const { limit, prefix, status } = query;
     const after = query.cursor === null ? null : readCursor(query.cursor, prefix, status);
     const wanted = { after, prefix, status, limit, consistency };
-    const pages = await this.pagesOf(wanted, performance.now() + this.options.timeoutMs);
+    const pages = await this.pagesOf(ALL_GROUPS, wanted, performance.now() + this.options.timeoutMs);
     const { contexts, through } = joined(pages, limit);
     const body: Uint8Array[] = [Buffer.from('{"contexts":[')];
     contexts.forEach((context, i) => body.push(i === 0 ? context : Buffer.concat([COMMA, context])));
@@ -72,22 +72,31 @@ export class Listing implements ListingApi {
   }
 
   /** Answers RequestKind.list of another node. */
-  async answer(request: Uint8Array): Promise<Uint8Array> {
+  answer(request: Uint8Array): Promise<Uint8Array> {
+    return this.answered(request, (groups, wanted, deadline) => this.pageHere(groups, wanted, deadline));
+  }
+
+  /** The same for another shard of this node, which speaks for a client: groups hosted elsewhere are asked there. */
+  answerSibling(request: Uint8Array): Promise<Uint8Array> {
+    return this.answered(request, async (groups, wanted, deadline) => joined(await this.pagesOf(groups, wanted, deadline), wanted.limit));
+  }
+
+  private async answered(request: Uint8Array, page: (groups: readonly number[], wanted: Wanted, deadline: number) => Promise<ListPage>): Promise<Uint8Array> {
     const { groups, waitMs, ...wanted } = decodeListRequest(request);
     try {
-      return encodeListAnswer(await this.pageHere(groups, wanted, performance.now() + Math.min(waitMs, this.options.timeoutMs)));
+      return encodeListAnswer(await page(groups, wanted, performance.now() + Math.min(waitMs, this.options.timeoutMs)));
     } catch (error) {
       if (error instanceof ApiError) return encodeListAnswer(error);
       throw error;
     }
   }
 
-  /** Pages that together cover every group: one of this node's own, and one of each node asked for the others. */
-  private async pagesOf(wanted: Wanted, deadline: number): Promise<readonly ListPage[]> {
+  /** Pages that together cover the groups: one of this node's own, and one of each node asked for the others. */
+  private async pagesOf(groups: readonly number[], wanted: Wanted, deadline: number): Promise<readonly ListPage[]> {
     const { router } = this.options;
     const here: number[] = [];
     const elsewhere: number[] = [];
-    for (let group = 0; group < GROUP_COUNT; group++) (router.hosts(group) ? here : elsewhere).push(group);
+    for (const group of groups) (router.hosts(group) ? here : elsewhere).push(group);
     const asked: Promise<readonly ListPage[]>[] = [];
     if (here.length > 0) asked.push(this.pageOfOwn(here, wanted, deadline));
     if (elsewhere.length > 0) asked.push(this.pagesElsewhere(elsewhere, wanted, deadline));
@@ -254,6 +263,7 @@ interface Run extends IdRun {
 }
 
 const COMMA = Buffer.from(',');
+const ALL_GROUPS: readonly number[] = Array.from({ length: GROUP_COUNT }, (_, group) => group);
 
 function unreachable(group: number | null): ApiError {
   return new ApiError('raft_unavailable', `Raft group ${group ?? 'unknown'} cannot be read from here. Retry.`);
@@ -266,22 +276,22 @@ function statusOf(row: Uint8Array): HeaderStatus {
 }
 
 /** Pages over disjoint groups as one; `through` null: that was all. A page is known only up to where it was looked. */
-function joined(pages: readonly ListPage[], limit: number): { contexts: Buffer[]; through: string | null } {
+function joined(pages: readonly ListPage[], limit: number): ListPage {
   let horizon: string | null = null;
   for (const { through } of pages) if (through !== null && (horizon === null || compareIds(through, horizon) < 0)) horizon = through;
   const heap = new IdHeap(pages.filter((page) => page.ids.length > 0).map(({ ids, contexts }) => ({ ids, contexts, at: 0 })));
+  const ids: string[] = [];
   const contexts: Buffer[] = [];
-  let last: string | null = null;
   let bytes = 0;
   for (;;) {
     const run = heap.first;
     const id = run?.ids[run.at];
     const context = run?.contexts[run.at];
-    if (run === undefined || id === undefined || context === undefined || (horizon !== null && compareIds(id, horizon) > 0)) return { contexts, through: horizon };
+    if (run === undefined || id === undefined || context === undefined || (horizon !== null && compareIds(id, horizon) > 0)) return { ids, contexts, through: horizon };
     bytes += context.length;
-    if (contexts.length === limit || (bytes > PAGE_BYTES_MAX && contexts.length > 0)) return { contexts, through: last };
+    if (contexts.length === limit || (bytes > PAGE_BYTES_MAX && contexts.length > 0)) return { ids, contexts, through: ids.at(-1) ?? null };
     contexts.push(context);
-    last = id;
+    ids.push(id);
     run.at++;
     heap.moved();
   }

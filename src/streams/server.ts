@@ -46,6 +46,10 @@ export interface StreamServerOptions extends HubSource {
   readonly hosts: (group: number) => boolean;
   /** host:port of the nodes with a replica of the group, the likeliest to answer first. */
   readonly hostAddresses: (group: number) => readonly string[];
+  /** How to reach the shard of this node that runs the group; null: this one, or the node is not divided. */
+  readonly siblingDoor?: (group: number) => { readonly address: string; readonly headers: Readonly<Record<string, string>> } | null;
+  /** Where the node is divided: told how many clients' streams are open here, and asked how many are on its other shards. */
+  readonly places?: { noteStreams(open: number): void; readonly streamsElsewhere: number } | null;
   /** Resolves to true when the local replica holds all that was acknowledged before the call, to false when there is none; throws ApiError. */
   readonly barrier: (group: number) => Promise<boolean>;
   /** False: pages of any origin could open streams here unless their origin is checked. */
@@ -114,6 +118,12 @@ export class StreamServer {
   disconnect(reason: string): void {
     this.hub.closeAll(reason);
     for (const relay of this.relays) relay.end(CloseCode.restart, reason);
+  }
+
+  /** Takes an upgrade of another shard of this node, which is known to be one: a stream from here or from another node. */
+  handleSibling(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.on('error', () => socket.destroy());
+    this.upgradeSibling(request, socket, head).catch((error: unknown) => this.refuseUpgrade(request, socket, error));
   }
 
   /** Takes an upgrade: a client's stream, or one that another node relays. Anything else is answered 404. */
@@ -221,13 +231,15 @@ export class StreamServer {
   /** The local replica after a barrier, or a connection to a node that has one. Throws ApiError. */
   private async find(wanted: StreamRequest, isEvents: boolean): Promise<Origin> {
     const group = groupOf(wanted.context);
+    const { timeoutMs } = this.options;
     if (this.options.hosts(group)) {
       const header = await this.headerHere(wanted.context, group);
       if (header !== null) return { at: 'here', header };
     }
     let refused = new ApiError('raft_unavailable', `No node that hosts Raft group ${group} can be reached. Retry.`);
-    for (const address of this.options.hostAddresses(group)) {
-      const dialing = { headers: this.options.peerHeaders(), tls: this.options.peerTls?.() ?? null, timeoutMs: this.options.timeoutMs };
+    const door = this.options.siblingDoor?.(group) ?? null;
+    for (const address of door === null ? this.options.hostAddresses(group) : [door.address]) {
+      const dialing = door === null ? { headers: this.options.peerHeaders(), tls: this.options.peerTls?.() ?? null, timeoutMs } : { headers: door.headers, tls: null, timeoutMs };
       const outcome = await dialPeer(address, peerStreamTarget(wanted, isEvents), dialing);
       if ('ws' in outcome) return { at: 'peer', ws: outcome.ws };
       if ('ended' in outcome) return { at: 'nowhere' };
@@ -252,6 +264,12 @@ export class StreamServer {
     return header;
   }
 
+  private async upgradeSibling(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
+    if (this.isClosing) throw stopping();
+    const wanted = parsePeerStreamTarget(request.url ?? '');
+    this.serveNode(request, socket, head, wanted, await this.find(wanted, wanted.isEvents));
+  }
+
   private async upgradePeer(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
     if (!this.options.peerAccepts(request.headers.authorization)) throw new ApiError('unauthorized', 'No key of this cluster was presented.');
     if (this.isClosing) throw stopping();
@@ -260,13 +278,24 @@ export class StreamServer {
     // Never relayed twice, or two nodes with old news could send a client round and round.
     const header = this.options.hosts(group) ? await this.headerHere(wanted.context, group) : null;
     if (header === null) throw new ApiError('raft_unavailable', `This node hosts no replica of Raft group ${group}. Retry.`);
+    this.serveNode(request, socket, head, wanted, { at: 'here', header });
+  }
+
+  /** A stream in the encoding of nodes. */
+  private serveNode(request: IncomingMessage, socket: Duplex, head: Buffer, wanted: StreamRequest & { readonly isEvents: boolean }, origin: Origin): void {
     this.peerConnections.add(socket);
     socket.once('close', () => this.peerConnections.delete(socket));
-    if (wanted.isEvents && header.status === 'tombstoned' && (wanted.cursor ?? -1) >= header.version) {
+    const isEnded = origin.at === 'nowhere' || (origin.at === 'here' && wanted.isEvents && origin.header.status === 'tombstoned' && (wanted.cursor ?? -1) >= origin.header.version);
+    if (isEnded) {
       socket.end('HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n');
       return;
     }
-    this.server.handleUpgrade(request, socket, head, (ws) => this.start(new SocketSink(ws, socket, 'peer'), wanted, { at: 'here', header }));
+    let isTaken = false;
+    this.server.handleUpgrade(request, socket, head, (ws) => {
+      isTaken = true;
+      this.start(new SocketSink(ws, socket, 'peer'), wanted, origin);
+    });
+    if (!isTaken && origin.at === 'peer') origin.ws.terminate();
   }
 
   /**
@@ -283,15 +312,17 @@ export class StreamServer {
 
   private enter(socket: Duplex): void {
     if (this.isClosing) throw stopping();
-    const { connectionsMax } = this.options;
-    if (this.connections.size >= connectionsMax) {
+    const { connectionsMax, places } = this.options;
+    if (this.connections.size + (places?.streamsElsewhere ?? 0) >= connectionsMax) {
       throw new ApiError('overloaded', `This node has ${connectionsMax} streams open, as many as FASTPACA_STREAM_MAX_CONNECTIONS allows. Use another node, or retry later.`);
     }
     this.connections.add(socket);
+    places?.noteStreams(this.connections.size);
   }
 
   private leave(socket: Duplex): void {
     this.connections.delete(socket);
+    this.options.places?.noteStreams(this.connections.size);
   }
 
   private tick(nowMs: number): void {

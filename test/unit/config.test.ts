@@ -98,17 +98,16 @@ test('a secret that is set but empty is refused, and a bad one is not repeated i
   assert.deepEqual(loadConfig({ FASTPACA_API_KEY: 'new, old' }).apiKeys, ['new', 'old']);
 });
 
-test('what this version does not have cannot be switched on', () => {
-  const switches = {
-    FASTPACA_SHARDS: '4',
-  };
-  for (const [variable, value] of Object.entries(switches)) {
-    const error = refused({ [variable]: value });
-    assert.equal(error.variable, variable);
-    assert.match(error.message, /not available in this version/);
-  }
-  const off = { FASTPACA_ARCHIVER_ENABLED: 'false', FASTPACA_RATE_LIMIT: '0', FASTPACA_CORS_ORIGINS: '', FASTPACA_SHARDS: '1' };
-  assert.equal(loadConfig(off).archiver, null);
+test('shards need ports behind that of the node, and connections for each', () => {
+  assert.equal(loadConfig({}).shards, 1);
+  assert.equal(loadConfig({ FASTPACA_SHARDS: '4', PORT: '65535' }).shards, 4, 'a node without peers has no port for them');
+  const clustered = { FASTPACA_SHARDS: '4', FASTPACA_CLUSTER_SEED: 'a:4000' };
+  assert.equal(loadConfig({ ...clustered, PORT: '65531' }).shards, 4);
+  assert.match(refused({ ...clustered, PORT: '65532' }).message, /^FASTPACA_SHARDS is "4"; allowed: at most 3 with PORT 65532/);
+  for (const bad of ['0', '65', 'many']) assert.equal(refused({ FASTPACA_SHARDS: bad }).variable, 'FASTPACA_SHARDS');
+  const archived = { FASTPACA_ARCHIVER_ENABLED: 'true', DATABASE_URL: 'postgres://db/x', FASTPACA_SHARDS: '4' };
+  assert.equal(loadConfig({ ...archived, DB_POOL_SIZE: '8' }).archiver?.poolSize, 8);
+  assert.match(refused({ ...archived, DB_POOL_SIZE: '7' }).message, /^DB_POOL_SIZE is "7"; allowed: an integer from 8/);
 });
 
 test('the archive needs a database and two connections, and only then are its shared names judged', () => {

@@ -1,0 +1,105 @@
+/**
+ * Into how many shards a data directory is divided, kept with it: a file beside their directories. A directory without
+ * one belongs to a node that is not divided, whose database lies in it directly, or is new. Owns the file and what it
+ * says; the directories are their nodes'.
+ */
+import { randomBytes } from 'node:crypto';
+import { access, mkdir, open, readFile, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+
+const FILE = 'shards.json';
+const VERSION = 1;
+
+export interface Layout {
+  readonly shards: number;
+  /** Of the node: all shards have one name. */
+  readonly node: string;
+}
+
+/** A node cannot start with so many shards: its directory is divided otherwise, say, or cannot be read. One line for the operator. */
+export class ShardingError extends Error {}
+
+/** Of one shard of the node whose data directory this is. */
+export function shardDirectory(dataDir: string, index: number): string {
+  return join(dataDir, `shard-${index}`);
+}
+
+/** What the directory says of itself; null when it is not divided or new. Throws ShardingError. */
+export async function readLayout(dataDir: string): Promise<Layout | null> {
+  const path = join(dataDir, FILE);
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return null;
+    throw new ShardingError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  const layout = layoutOf(text);
+  if (layout === null) throw new ShardingError(`${path} is not what this version writes; restore it from a backup, or use the version that wrote it`);
+  return layout;
+}
+
+/** Throws ShardingError unless a node with `shards` may start on the directory. */
+export async function checkLayout(dataDir: string, shards: number): Promise<Layout | null> {
+  const layout = await readLayout(dataDir);
+  const stored = layout?.shards ?? ((await isThere(join(dataDir, 'db', 'CURRENT'))) ? 1 : null);
+  if (stored === null || stored === shards) return layout;
+  throw new ShardingError(
+    `FASTPACA_SHARDS is ${shards}, but the data directory ${dataDir} is divided into ${stored} (1: not divided); ` +
+      `set FASTPACA_SHARDS=${stored}, or divide the stopped node's directory anew with node src/main.ts --reshard ${shards}`,
+  );
+}
+
+/** Divides a new directory, or takes up one that is divided so already. `name`: as configured; null: a random one, kept for ever. Throws ShardingError. */
+export async function openLayout(dataDir: string, shards: number, name: string | null): Promise<Layout> {
+  const layout = await checkLayout(dataDir, shards);
+  if (layout !== null) return layout;
+  const made = { shards, node: name ?? `node-${randomBytes(4).toString('hex')}` };
+  try {
+    await mkdir(dataDir, { recursive: true });
+    await writeLayout(dataDir, made);
+  } catch (error) {
+    throw new ShardingError(`cannot write ${join(dataDir, FILE)}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  return made;
+}
+
+/** Durable when it resolves, and never half there. */
+export async function writeLayout(dataDir: string, { shards, node }: Layout): Promise<void> {
+  const path = join(dataDir, FILE);
+  const file = await open(`${path}.new`, 'w');
+  try {
+    await file.writeFile(`${JSON.stringify({ version: VERSION, shards, node })}\n`);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(`${path}.new`, path);
+  const directory = await open(dataDir, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+function layoutOf(text: string): Layout | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return null;
+  }
+  if (typeof value !== 'object' || value === null || !('version' in value) || value.version !== VERSION) return null;
+  if (!('shards' in value) || !('node' in value) || typeof value.shards !== 'number' || !Number.isSafeInteger(value.shards) || value.shards < 2 || typeof value.node !== 'string') return null;
+  return { shards: value.shards, node: value.node };
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await access(path);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,96 @@
+/**
+ * A node as a shard among its siblings: what node.ts adds to itself when it is one. Owns the ports that only a shard
+ * has, the answers to siblings, and the order in which they open and close.
+ */
+import type { FastifyInstance } from 'fastify';
+import type { IncomingMessage } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { refuseUpgrade } from '../cluster/links.ts';
+import { dialedAt } from '../cluster/seat.ts';
+import type { Config } from '../config.ts';
+import { isBetweenNodes, PeerPort } from '../http/peer-port.ts';
+import type { HealthApi, ClusterApi, ServerTls } from '../http/ports.ts';
+import { answerSibling, type AskedParts } from '../peer-requests.ts';
+import type { StreamServer } from '../streams/server.ts';
+import { ASK_TAG, NodeCalls, type ShardParts } from './node-calls.ts';
+import type { Shard } from './shard.ts';
+import { doorHeaders, StreamDoor } from './stream-door.ts';
+
+export interface NodeShardParts extends ShardParts, AskedParts {
+  readonly config: Config;
+  readonly streams: StreamServer;
+  readonly tls: ServerTls | null;
+  /** Upgrades of peers. */
+  readonly upgrade: (request: IncomingMessage, socket: Duplex, head: Buffer) => void;
+}
+
+export class NodeShard {
+  readonly shard: Shard;
+  readonly calls: NodeCalls;
+  private readonly parts: NodeShardParts;
+  private door: StreamDoor | null = null;
+  private peers: PeerPort | null = null;
+  private arrived: WeakSet<IncomingMessage> = new WeakSet();
+
+  constructor(shard: Shard, parts: NodeShardParts) {
+    this.shard = shard;
+    this.parts = parts;
+    this.calls = new NodeCalls(shard, parts);
+  }
+
+  /** What the HTTP application is given so that it speaks for the whole node. */
+  appDeps(): { health: HealthApi; cluster: ClusterApi; exposition: () => Promise<string>; prepare: (app: FastifyInstance) => void } {
+    return {
+      health: this.calls,
+      cluster: this.calls,
+      exposition: () => this.calls.metrics(),
+      prepare: (app) => (this.arrived = PeerPort.guard(app, this.elsewhere)),
+    };
+  }
+
+  /** How the shards of a node listen on its one port: the system spreads connections over them. */
+  readonly sharedPort: { readonly reusePort: boolean } = { reusePort: true };
+
+  /** Whether an upgrade at the public port is one between nodes: it has been answered then. */
+  refusesUpgrade(request: IncomingMessage, socket: Duplex): boolean {
+    if (!isBetweenNodes(request.url)) return false;
+    socket.on('error', () => socket.destroy());
+    refuseUpgrade(socket, 403, 'forbidden', this.elsewhere);
+    return true;
+  }
+
+  /** Why calls between nodes are refused at the public port. */
+  private get elsewhere(): string {
+    const { count } = this.shard;
+    return `this node runs ${count} shards, which other nodes reach at PORT+1 to PORT+${count}: FASTPACA_SHARDS must be the same on every node of a cluster`;
+  }
+
+  /** Opens the ports, and answers siblings from now on. Where the node has no peers, it has no port for them. */
+  async open(app: FastifyInstance): Promise<void> {
+    const { shard, parts } = this;
+    const { host, port, clusterSeeds } = parts.config;
+    this.door = await StreamDoor.open(shard.doorKey, (request, socket, head) => parts.streams.handleSibling(request, socket, head));
+    if (clusterSeeds.length > 0) {
+      const at = Number(dialedAt(shard, `:${port}`).slice(1));
+      this.peers = await PeerPort.open({ app, tls: parts.tls, host, port: at, arrived: this.arrived, upgrade: parts.upgrade });
+    }
+    shard.noteDoor(this.door.port);
+    shard.siblings.serve((tag, body, reply) => {
+      if (tag === ASK_TAG) this.calls.answer(body, reply);
+      else answerSibling(parts, tag, body, reply);
+    });
+  }
+
+  async close(): Promise<void> {
+    this.shard.noteDoor(0);
+    this.shard.siblings.serve(null);
+    await this.door?.close();
+    await this.peers?.close();
+  }
+}
+
+/** How a stream gets to the shard that runs its group; null for this one. */
+export function siblingDoor(shard: Shard, group: number): { readonly address: string; readonly headers: Readonly<Record<string, string>> } | null {
+  const address = shard.doorOf(group);
+  return address === null ? null : { address, headers: doorHeaders(shard.doorKey) };
+}

@@ -1,0 +1,100 @@
+/**
+ * The process of a node that is divided into shards: starts a thread for each, hands signals on, and ends with them. A
+ * shard that ends takes the process down, as a crash does: what the others acknowledged is on disk, and a node of which
+ * a part is missing would be worse than one that is gone. Serves nothing itself.
+ */
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
+import type { Config } from '../config.ts';
+import type { Run } from '../run.ts';
+import { openLayout, shardDirectory, ShardingError } from './layout.ts';
+import { sharedSlots, type ShardData } from './shard.ts';
+
+/** What a thread is told. */
+export type ShardOrder = { readonly order: 'stop'; readonly signal: string } | { readonly order: 'reload_tls' };
+
+/** What a thread is started with. */
+export interface ShardThread extends ShardData {
+  readonly config: Config;
+}
+
+/**
+ * Starts every shard. The process ends with code 0 once all have stopped cleanly, or at once with the code of the first
+ * that ends otherwise. Throws ShardingError, also when the port is taken.
+ */
+export async function runShards(config: Config): Promise<Run> {
+  const count = config.shards;
+  const layout = await openLayout(config.dataDir, count, config.nodeName);
+  // Listeners that share a port do not notice one of another process that shares it too.
+  await assertFree(config.host, config.port);
+  const shared = sharedSlots(count);
+  const doorKey = randomBytes(32).toString('hex');
+  const ports = channels(count);
+  let running = count;
+  const workers = Array.from({ length: count }, (_, index): Worker => {
+    const own = ports[index] ?? [];
+    const workerData: ShardThread = { index, count, ports: own, shared, doorKey, config: configOf(config, { index, count, node: config.nodeName ?? layout.node }) };
+    const worker = new Worker(new URL('./thread.ts', import.meta.url), { workerData, transferList: own.filter((port) => port !== null), name: `fastpaca-shard-${index}` });
+    worker.on('error', (error: unknown) => {
+      process.stderr.write(`fastpaca: shard ${index}: ${error instanceof Error ? error.message : String(error)}\n`);
+      process.exit(1);
+    });
+    worker.on('exit', (code) => {
+      running--;
+      // One that stops although nobody asked has no reason to be trusted.
+      if (code !== 0 || !isStopping) process.exit(code === 0 ? 1 : code);
+      if (running === 0) process.exit(0);
+    });
+    return worker;
+  });
+  let isStopping = false;
+  const tell = (order: ShardOrder): void => {
+    for (const worker of workers) worker.postMessage(order);
+  };
+  return {
+    stop(signal) {
+      if (isStopping) return;
+      isStopping = true;
+      tell({ order: 'stop', signal });
+    },
+    reloadTls: () => tell({ order: 'reload_tls' }),
+  };
+}
+
+/** What a shard is to know: its own directory, and its part of what the node may use. */
+function configOf(config: Config, { index, count, node }: { index: number; count: number; node: string }): Config {
+  const { archiver, ballastBytes, dataDir } = config;
+  return {
+    ...config,
+    nodeName: node,
+    dataDir: shardDirectory(dataDir, index),
+    ballastBytes: Math.ceil(ballastBytes / count),
+    archiver: archiver === null ? null : { ...archiver, poolSize: Math.floor(archiver.poolSize / count) },
+  };
+}
+
+/** A port from each shard to each other one: `[a][b]` is the end of `a`. */
+function channels(count: number): (MessagePort | null)[][] {
+  const ports: (MessagePort | null)[][] = Array.from({ length: count }, () => Array.from({ length: count }, () => null));
+  for (let a = 0; a < count; a++) {
+    for (let b = a + 1; b < count; b++) {
+      const { port1, port2 } = new MessageChannel();
+      ports[a]?.splice(b, 1, port1);
+      ports[b]?.splice(a, 1, port2);
+    }
+  }
+  return ports;
+}
+
+async function assertFree(host: string, port: number): Promise<void> {
+  const server = createServer();
+  server.listen({ host, port });
+  try {
+    await once(server, 'listening');
+  } catch (error) {
+    throw new ShardingError(`cannot listen on ${host}:${port}: ${error instanceof Error ? error.message : String(error)} (FASTPACA_HOST, PORT)`);
+  }
+  await new Promise((resolve) => server.close(resolve));
+}
