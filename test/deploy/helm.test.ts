@@ -134,7 +134,7 @@ test('a pod has no privileges, fits the image, and has the time that a handover 
   assert.deepEqual([spec.securityContext['runAsNonRoot'], spec.securityContext['seccompProfile']], [true, { type: 'RuntimeDefault' }]);
   assert.deepEqual(container.securityContext, { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ['ALL'] } });
   assert.deepEqual([spec.enableServiceLinks, spec.automountServiceAccountToken], [false, false]);
-  const stopMs = Number(/STOP_MS = ([\d_]+)/.exec(readFileSync(join(ROOT, 'src/main.ts'), 'utf8'))?.[1]?.replaceAll('_', ''));
+  const stopMs = Number(/STOP_MS = ([\d_]+)/.exec(readFileSync(join(ROOT, 'src/run.ts'), 'utf8'))?.[1]?.replaceAll('_', ''));
   assert.ok(stopMs >= 1000);
   const [, seconds = ''] = container.lifecycle.preStop.exec.command;
   assert.ok(spec.terminationGracePeriodSeconds >= Number(seconds) + stopMs / 1000 + 5, 'Kubernetes would kill a member that still hands over');
