@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { call, ClusterProcesses, freePort, NodeProcess, until } from './processes.ts';
+import { call, ClusterProcesses, type NodeProcess, until } from './processes.ts';
 
 const DEAD_AFTER_MS = 1500;
 const SETTLE_MS = 60_000;
@@ -95,15 +95,11 @@ describe('membership', () => {
   after(async () => {
     serving.clear();
     await load.stop().catch(() => undefined);
-    for (const each of nodes.values()) if (each.running) await each.kill('SIGKILL');
     await cluster.stop();
   });
 
   async function add(name: string): Promise<void> {
-    const port = await freePort();
-    const dir = join(cluster.dir, name);
-    const env = { ...cluster.node(0).env, FASTPACA_NODE_NAME: name, FASTPACA_RAFT_DATA_DIR: dir, PORT: String(port), FASTPACA_ADVERTISE: `127.0.0.1:${port}` };
-    const fresh = new NodeProcess(name, port, dir, env);
+    const fresh = await cluster.add(name);
     nodes.set(name, fresh);
     fresh.start();
     await fresh.ready();
@@ -129,8 +125,7 @@ describe('membership', () => {
   });
 
   test('a name that is up is not taken by another data directory', async () => {
-    const port = await freePort();
-    const twin = new NodeProcess('node-4', port, join(cluster.dir, 'twin'), { ...node('node-4').env, FASTPACA_RAFT_DATA_DIR: join(cluster.dir, 'twin'), PORT: String(port), FASTPACA_ADVERTISE: `127.0.0.1:${port}` });
+    const twin = await cluster.add('node-4', join(cluster.dir, 'twin'));
     twin.start();
     try {
       await until('the twin to be told', async () => /up with another data directory|more than one node is named/.test((await twin.readiness()).text));

@@ -156,6 +156,7 @@ export class NodeProcess {
 export class ClusterProcesses {
   readonly nodes: readonly NodeProcess[];
   readonly dir: string;
+  private readonly added: NodeProcess[] = [];
 
   private constructor(nodes: readonly NodeProcess[], dir: string) {
     this.nodes = nodes;
@@ -205,9 +206,18 @@ export class ClusterProcesses {
     return node;
   }
 
+  /** Another node (not started) that finds the cluster by its seeds; `dir`: its data directory, empty if there is none. */
+  async add(name: string, dir = join(this.dir, name)): Promise<NodeProcess> {
+    const port = await freePort();
+    const env = { ...this.node(0).env, FASTPACA_NODE_NAME: name, FASTPACA_RAFT_DATA_DIR: dir, PORT: String(port), FASTPACA_ADVERTISE: `127.0.0.1:${port}` };
+    const node = new NodeProcess(name, port, dir, env);
+    this.added.push(node);
+    return node;
+  }
+
   /** Kills what still runs and removes every file. */
   async stop(): Promise<void> {
-    await Promise.all(this.nodes.filter((node) => node.running).map((node) => node.kill('SIGKILL')));
+    await Promise.all([...this.nodes, ...this.added].filter((node) => node.running).map((node) => node.kill('SIGKILL')));
     await rm(this.dir, { recursive: true, force: true });
   }
 }
