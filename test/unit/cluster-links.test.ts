@@ -467,6 +467,8 @@ test('a newer open of the same disk takes the place of an older link', async () 
   const old = await TestNode.start({ name: 'a', disk: 'newer' });
   for (const node of [old, b]) node.links.setPeers(peerMap(old, b));
   await until(() => b.links.isUp('a'), 'old is up');
+  // An open that ended: its last beat, made as soon as the link was up, is on the disk that the next one reads.
+  await until(() => old.standing.beats === 1 && !old.standing.due, 'old has told its beat');
   const young = await TestNode.start({ name: 'a', disk: 'newer' });
   young.links.setPeers(peerMap(b));
   await until(() => young.links.isUp('b'), 'young is up');
