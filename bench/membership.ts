@@ -172,6 +172,8 @@ try {
   const load = new Load(filled, Number(values.rate));
   const serve = (nodes: readonly NodeProcess[]): void => load.use(nodes.map(({ url }) => url));
   serve(three);
+  // What a fresh server pays for code not compiled yet is nobody's measure.
+  await pause();
   await load.next();
   const phases: Phase[] = [];
   let failures = load.failures;

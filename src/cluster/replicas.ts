@@ -43,6 +43,8 @@ export class Replicas {
   /** Highest replica number that ever lived here, by group. */
   private highest: number[] | null = null;
   private topology: Topology | null = null;
+  /** Groups whose new replica is remembered and not on disk yet: it is no more missing than it was ever alive. */
+  private readonly making = new Set<GroupId>();
   /** Groups whose replica was stopped, and when. */
   private readonly stoppedAt = new Map<GroupId, number>();
   private running: Promise<void> = Promise.resolve();
@@ -112,7 +114,7 @@ export class Replicas {
       const info = stored.get(group);
       if (info?.replica === placed.id && info.damaged === null) return [];
       // Not made yet.
-      if (placed.id > (highest[group] ?? 0)) return [];
+      if (placed.id > (highest[group] ?? 0) || this.making.has(group)) return [];
       return [{ group, replica: placed.id, reason: info?.damaged ?? 'its rows are gone' }];
     });
   }
@@ -159,9 +161,13 @@ export class Replicas {
     }
     if (fresh.length === 0) return;
     // Durable before they are made: one that is found missing later was alive, and must not begin anew.
-    for (const { group, replica } of fresh) highest[group] = replica;
+    for (const { group, replica } of fresh) {
+      highest[group] = replica;
+      this.making.add(group);
+    }
     await this.remember();
     await storage.createGroups(fresh);
+    this.making.clear();
     if (this.closed) return;
     for (const { group, replica } of fresh) this.run(group, replica);
     this.options.logger.info({ type: 'replicas_made', groups: fresh.map(({ group }) => group), hosted: host.groups().length }, `${fresh.length} new replicas wait for their snapshots`);
