@@ -58,6 +58,12 @@ export async function drain(node: Draining): Promise<void> {
   });
 }
 
+/** Resolves when `handOver` holds no leadership any more, or nobody could take them in time. */
+export async function handOverAll(handOver: () => number): Promise<void> {
+  const started = performance.now();
+  await repeat(() => handOver() === 0 || performance.now() - started >= HANDOVER_MS);
+}
+
 /** Runs `step` until it returns true. */
 async function repeat(step: () => boolean): Promise<void> {
   while (!step()) await new Promise((resolve) => setTimeout(resolve, LOOK_MS));

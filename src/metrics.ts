@@ -24,6 +24,8 @@ export interface NodeSample {
   readonly raftProposalsTotal: number;
   readonly raftSnapshotsSentTotal: number;
   readonly raftSnapshotsInstalledTotal: number;
+  readonly stateComparisonsTotal: number;
+  readonly stateMismatchesTotal: number;
   readonly peersUp: number;
   readonly peerBytesSentTotal: number;
   readonly peerBytesReceivedTotal: number;
@@ -187,6 +189,8 @@ const SAMPLED: Readonly<Record<keyof NodeSample, Sampled>> = {
   raftProposalsTotal: { name: 'fastpaca_raft_proposals_total', help: 'Proposals accepted by leaders here.', type: 'total' },
   raftSnapshotsSentTotal: { name: 'fastpaca_raft_snapshots_sent_total', help: 'Snapshots served to other nodes.', type: 'total' },
   raftSnapshotsInstalledTotal: { name: 'fastpaca_raft_snapshots_installed_total', help: 'Snapshots installed here.', type: 'total' },
+  stateComparisonsTotal: { name: 'fastpaca_state_comparisons_total', help: 'Comparisons of the replicas of a group led here that came to a result.', type: 'total' },
+  stateMismatchesTotal: { name: 'fastpaca_state_mismatches_total', help: 'Comparisons that found replicas whose states differ: watch for any.', type: 'total' },
   peersUp: { name: 'fastpaca_peers_up', help: 'Peers with a live link.', type: 'gauge' },
   peerBytesSentTotal: { name: 'fastpaca_peer_bytes_sent_total', help: 'Bytes sent over peer links.', type: 'total' },
   peerBytesReceivedTotal: { name: 'fastpaca_peer_bytes_received_total', help: 'Bytes received over peer links.', type: 'total' },

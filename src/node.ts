@@ -31,7 +31,7 @@ import { Turn } from './cluster/turn.ts';
 import { WritePace } from './pace.ts';
 import type { Config } from './config.ts';
 import { TOPOLOGY_GROUP, WIRE_FORMAT } from './constants.ts';
-import { drain } from './draining.ts';
+import { drain, handOverAll } from './draining.ts';
 import { MessageExporter } from './export.ts';
 import { buildApp } from './http/app.ts';
 import { Connections } from './http/connections.ts';
@@ -58,8 +58,6 @@ import { CompactionWebhook } from './webhook.ts';
 const TICK_MS = 50;
 /** Disk space and clocks are looked at this often. */
 const WATCH_MS = 1000;
-/** Handing over all leaderships before a stop takes a few round trips; after this long the stop goes on without. */
-const HANDOVER_MS = 3000;
 /** Readiness is looked at this often for the log. */
 const READINESS_MS = 500;
 /** A node whose last sync took this long should lead nothing (an fsync of a sound disk takes a few milliseconds). */
@@ -331,7 +329,7 @@ export class Node {
           });
     const nodeOf = (group: GroupId, replica: ReplicaId): NodeId | undefined => this.nodesByGroup[group]?.get(replica);
     this.erasure = new NodeErasure({ self: identity.name, host: this.host, storage, router: this.router, network: this.links, nodeOf, archive: this.archive.reader, logger, now: Date.now });
-    this.metrics.sampleFrom(() => sampleNode({ host: this.host, sender: this.sender, links: this.links, streams: this.streams, storage, tls }));
+    this.metrics.sampleFrom(() => sampleNode({ host: this.host, sender: this.sender, links: this.links, streams: this.streams, storage, tls, compared: this.membership.compared }));
     const asked = { router: this.router, store: this.store, listing: this.listing, erasure: this.erasure, membership: this.membership, status: () => this.status(), logger };
     this.shard =
       shard === null
@@ -544,7 +542,7 @@ export class Node {
     // Nothing is applied here from now on, and a stream that is silent for ever would not be noticed.
     this.streams.disconnect('the disk of this node is full');
     await this.storage.releaseBallast();
-    await this.handOver();
+    await handOverAll(() => this.coordinator?.handOver() ?? 0);
     this.host.stop();
   }
 
@@ -565,15 +563,6 @@ export class Node {
   private isDiskSlow(): boolean {
     const { lastBatchMs, stalledMs } = this.storage.stats();
     return Math.max(lastBatchMs, stalledMs) > SLOW_DISK_MS;
-  }
-
-  private async handOver(): Promise<void> {
-    await this.waitUntil(() => (this.coordinator?.handOver() ?? 0) === 0, HANDOVER_MS);
-  }
-
-  private async waitUntil(condition: () => boolean, timeoutMs: number): Promise<void> {
-    const deadline = performance.now() + timeoutMs;
-    while (!condition() && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20));
   }
 
   /** Says why the node is not ready whenever the reason changes, so that the log alone explains a start that hangs. */

@@ -35,7 +35,8 @@ export function answerPeer(parts: AskedParts, kind: RequestKind, body: Uint8Arra
     case RequestKind.status:
       return reply(encodeStatus(parts.status()));
     case RequestKind.topology:
-      return reply(parts.membership.answerTable());
+    case RequestKind.compare:
+      return reply(parts.membership.answerPeer(kind, body));
   }
 }
 

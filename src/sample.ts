@@ -1,5 +1,6 @@
 /** What a node is asked for when its metrics are scraped: one look at each of its parts. */
 import type { RaftHost } from '../raft/host.ts';
+import type { ComparisonStats } from './cluster/comparison.ts';
 import type { PeerLinks } from './cluster/links.ts';
 import type { SnapshotSender } from './cluster/snapshots.ts';
 import type { NodeSample } from './metrics.ts';
@@ -14,9 +15,10 @@ export interface SampledParts {
   readonly streams: StreamServer;
   readonly storage: Storage;
   readonly tls: NodeTls | null;
+  readonly compared: ComparisonStats;
 }
 
-export function sampleNode({ host, sender, links, streams, storage, tls }: SampledParts): NodeSample {
+export function sampleNode({ host, sender, links, streams, storage, tls, compared }: SampledParts): NodeSample {
   const groups = host.groups();
   const statuses = groups.map((group) => host.status(group));
   const { stats } = host;
@@ -30,6 +32,8 @@ export function sampleNode({ host, sender, links, streams, storage, tls }: Sampl
     raftProposalsTotal: stats.proposals,
     raftSnapshotsSentTotal: sender.sent,
     raftSnapshotsInstalledTotal: stats.snapshotsInstalled,
+    stateComparisonsTotal: compared.comparisons,
+    stateMismatchesTotal: compared.mismatches,
     peersUp: links.up().length,
     peerBytesSentTotal: stats.bytesOut,
     peerBytesReceivedTotal: stats.bytesIn,

@@ -9,6 +9,7 @@ import { TOPOLOGY_GROUP } from '../constants.ts';
 import { ApiError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Storage } from '../storage/store.ts';
+import { StateComparison, type ComparisonStats } from './comparison.ts';
 import { describeCluster, type ClusterDescription } from './describe.ts';
 import type { RouteAnswer } from './founding.ts';
 import { admissionBody, readTable, writeTable, type JoinRequest } from './joining.ts';
@@ -63,6 +64,7 @@ export class Membership {
   private readonly mover: Mover;
   private readonly replicas: Replicas;
   private readonly planner: Planner;
+  private readonly comparison: StateComparison;
   private table: Topology | null = null;
   private readonly timers: NodeJS.Timeout[] = [];
   private planScheduled = false;
@@ -74,6 +76,13 @@ export class Membership {
     this.options = options;
     const propose = (command: TopologyCommand): Promise<boolean> => this.propose(command).then((refusal) => refusal === null);
     this.replicas = new Replicas({ self: identity.name, storage, host, tableRow, onRemoved, logger, fatal });
+    this.comparison = new StateComparison({
+      host,
+      storage,
+      network,
+      nodeOf: (group, replica) => this.table?.groups[group]?.replicas.find(({ id }) => id === replica)?.node,
+      logger,
+    });
     this.mover = new Mover({ host, propose, logger });
     this.planner = new Planner({
       self: identity.name,
@@ -107,12 +116,14 @@ export class Membership {
     const table = own !== null && (copy === null || own.revision >= copy.revision) ? own : copy;
     this.follow(table ?? foundingTopology(record, this.options.runs));
     if (this.table !== null) await this.replicas.open(this.table);
+    this.comparison.open();
     this.timers.push(setInterval(() => this.plan(), PLAN_MS), setInterval(() => this.fetchTable(), FETCH_MS));
   }
 
   async close(): Promise<void> {
     this.closed = true;
     for (const timer of this.timers) clearInterval(timer);
+    this.comparison.close();
     this.mover.close();
     await this.replicas.close();
   }
@@ -151,12 +162,18 @@ export class Membership {
       peers: statuses.linked(),
       silentMs: (node) => this.planner.silentMs(node),
       waitOf: (group) => this.mover.waitOf(group),
-      waiting: this.table === null ? [] : this.planner.waiting(this.table),
+      waiting: this.table === null ? [] : [...this.planner.waiting(this.table), ...this.comparison.undecided()],
     });
   }
 
-  /** Answers RequestKind.topology: the latest table, or nothing. */
-  answerTable(): Uint8Array {
+  /** How often replicas were compared, and found to differ. */
+  get compared(): ComparisonStats {
+    return this.comparison.stats;
+  }
+
+  /** Answers RequestKind.topology, with the latest table or nothing, and RequestKind.compare. */
+  answerPeer(kind: typeof RequestKind.topology | typeof RequestKind.compare, body: Uint8Array): Uint8Array {
+    if (kind === RequestKind.compare) return this.comparison.answer(body);
     return this.table === null ? new Uint8Array(0) : encodeTopology(this.table);
   }
 

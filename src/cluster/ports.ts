@@ -57,6 +57,8 @@ export const RequestKind = {
   list: 5,
   /** Whether a replica there has applied, and holds no trace any more, of what is to be erased: src/erasure/wire.ts. */
   erase: 6,
+  /** What the state of a replica there was at some index, or that it is not the others': comparison.ts. */
+  compare: 7,
 } as const;
 export type RequestKind = (typeof RequestKind)[keyof typeof RequestKind];
 

@@ -23,6 +23,16 @@ export interface StagedState {
   readonly stateHash: number;
 }
 
+/** The rolling hash of a replica's state after the entry at `index`: the same on every replica of the group. */
+export interface StateMark {
+  readonly index: number;
+  readonly hash: number;
+}
+
+/** Marks are kept at these indexes, so that replicas which are never at the same one can be compared; a power of two. */
+const MARK_EVERY = 64;
+const MARKS_KEPT = 4;
+
 /** A group's share of the write in flight: what the group will be once it is durable. */
 export interface GroupChange {
   readonly group: GroupStore;
@@ -60,6 +70,8 @@ export class GroupStore {
   pendingSinceMs = 0;
   /** Last index applied, durable or not. */
   appliedIndex: number;
+  /** Since open or the last snapshot, newest first. */
+  private marks: readonly StateMark[] = [];
   private applied: { index: number; term: number; conf: ConfState | null } | null = null;
 
   constructor(id: GroupId, record: GroupRecord, log: GroupLog, damaged: string | null) {
@@ -79,6 +91,12 @@ export class GroupStore {
     const conf = applied.conf ?? this.applied?.conf ?? null;
     this.appliedIndex = applied.index;
     this.applied = { index: applied.index, term: applied.term, conf };
+    if ((applied.index & (MARK_EVERY - 1)) === 0) this.marks = [{ index: applied.index, hash: this.stateHash }, ...this.marks.slice(0, MARKS_KEPT - 1)];
+  }
+
+  /** The state as it is, and as it was at some indexes before, newest first. */
+  stateMarks(): StateMark[] {
+    return [{ index: this.appliedIndex, hash: this.stateHash }, ...this.marks];
   }
 
   /**
@@ -138,6 +156,7 @@ export class GroupStore {
       this.overlay.clear();
       this.applied = null;
       this.stateHash = change.record.stateHash;
+      this.marks = [];
       this.appliedIndex = change.record.appliedIndex;
     } else {
       this.overlay.written();

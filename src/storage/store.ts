@@ -15,7 +15,7 @@ import { LogBounds } from './bounds.ts';
 import { Facts } from './facts.ts';
 import { CacheBudget, GroupLog } from './group-log.ts';
 import { GroupStore, RowEncoder } from './group.ts';
-import type { GroupChange } from './group.ts';
+import type { GroupChange, StateMark } from './group.ts';
 import { BOUNDS_KEY, groupKey, isRowIntact, NODE_KEY, Space, stateKeyBytesMax, writeStateKey } from './keys.ts';
 import { scanContexts, scanKeys, scanListed, scanRows } from './scan.ts';
 import type { ContextRow, ListTable, StateRow } from './scan.ts';
@@ -380,6 +380,17 @@ export class Storage implements HostStorage {
 
   stateHash(group: GroupId): number {
     return this.group(group).stateHash;
+  }
+
+  /** The replica of the group here and its states to be compared with those of others, newest first; null without a sound one. */
+  stateMarks(group: GroupId): { readonly replica: ReplicaId; readonly marks: readonly StateMark[] } | null {
+    const store = this.groupStores.get(group);
+    return store === undefined || store.damaged !== null ? null : { replica: store.record.replica, marks: store.stateMarks() };
+  }
+
+  /** Takes the replica out, marked and told as damage found here: its state is not that of the others. */
+  condemn(group: GroupId, reason: string): void {
+    this.damage(group, reason);
   }
 
   /** Rows of one context with keys in [gte, lt), in key order, at most `limit`; the overlay is merged. */

@@ -141,7 +141,7 @@ test('metrics: every documented name, bounded labels, and a token where one is s
   for (let i = 0; i < 100; i++) metrics.messageAppended(`role-${i}`, 'batch', 1);
   metrics.sampleFrom(() => ({
     raftGroups: 257, raftLeaders: 86, raftApplyLagEntries: 1, raftTermChangesTotal: 2, raftElectionsTotal: 3, raftProposalsTotal: 4,
-    raftSnapshotsSentTotal: 5, raftSnapshotsInstalledTotal: 6, peersUp: 2, peerBytesSentTotal: 7, peerBytesReceivedTotal: 8,
+    raftSnapshotsSentTotal: 5, raftSnapshotsInstalledTotal: 6, stateComparisonsTotal: 14, stateMismatchesTotal: 0, peersUp: 2, peerBytesSentTotal: 7, peerBytesReceivedTotal: 8,
     certificateExpiresAt: 0, streamsOpen: 9, streamsEvictedTotal: 10, levelZeroFiles: 11, storageBytes: 12, diskFreeBytes: 13,
   }));
   await app.inject('/nothing');
