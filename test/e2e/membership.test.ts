@@ -9,7 +9,7 @@ import { after, before, describe, test } from 'node:test';
 import { call, ClusterProcesses, type NodeProcess, until } from './processes.ts';
 
 const DEAD_AFTER_MS = 1500;
-const SETTLE_MS = 60_000;
+const SETTLE_MS = 120_000;
 
 interface View {
   readonly nodes: readonly { readonly id: string; readonly state: string; readonly groups: number; readonly leaders: number }[];
