@@ -22,6 +22,7 @@ import { foundingTopology, placedOn, type Placement, type Topology, type Topolog
 import { decodeTopology, encodeTopology } from '../cluster/topology-codec.ts';
 import { COMMAND_FORMAT, TOPOLOGY_GROUP } from '../constants.ts';
 import { TOPOLOGY_ROW } from '../machine.ts';
+import { readLayout } from '../shards/layout.ts';
 import { DamageError } from '../storage/checksum.ts';
 import { OfflineStore, type FreshGroup, type KeptGroup, type SoundGroup, type Survey } from '../storage/offline.ts';
 
@@ -54,6 +55,10 @@ export interface Restored {
 export async function restoreDirectory(directory: string): Promise<Restored> {
   const isThere = await stat(directory).then((found) => found.isDirectory(), () => false);
   if (!isThere) throw new RestoreError(`there is no directory ${directory}`);
+  const divided = await readLayout(directory).catch((error: unknown) => {
+    throw new RestoreError(error instanceof Error ? error.message : String(error));
+  });
+  if (divided !== null) throw new RestoreError(`${directory} is divided into ${divided.shards} shards, and only one that is not divided can be restored in this version`);
   const store = await OfflineStore.open(directory).catch((error: unknown) => {
     throw new RestoreError(error instanceof Error ? error.message : String(error));
   });

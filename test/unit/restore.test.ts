@@ -15,6 +15,7 @@ import { COMMAND_FORMAT, GROUP_COUNT, TOPOLOGY_GROUP } from '../../src/constants
 import { TOPOLOGY_ROW } from '../../src/machine.ts';
 import { report } from '../../src/restore/report.ts';
 import { restoreDirectory, type Restored } from '../../src/restore/restore.ts';
+import { openLayout } from '../../src/shards/layout.ts';
 import { logKey, slotKey, Space } from '../../src/storage/keys.ts';
 import { Storage } from '../../src/storage/store.ts';
 
@@ -197,6 +198,9 @@ describe('restoring a directory', () => {
     await assert.rejects(restoreDirectory(directory), /the cluster uses wire format 99/);
     const files = await readdir(directory);
     assert.ok(files.includes('db') && (await readFile(join(directory, 'db', 'CURRENT'), 'utf8')).startsWith('MANIFEST'));
+    const divided = join(root, 'divided');
+    await openLayout(divided, 2, 'x');
+    await assert.rejects(restoreDirectory(divided), /is divided into 2 shards/);
     const empty = join(root, 'unfounded');
     const unfounded = await Storage.open(empty);
     await openIdentity(unfounded.facts, 'x');
