@@ -6,6 +6,7 @@ import { PeerKeyError, PeerKeys } from './cluster/auth.ts';
 import { checkStoredName, IDENTITY_FACT, IdentityError } from './cluster/identity.ts';
 import { ConfigError, loadConfig } from './config.ts';
 import type { Config } from './config.ts';
+import { checkLayout, shardDirectory, ShardingError } from './shards/layout.ts';
 import { inspectDirectory } from './storage/inspect.ts';
 import { nameProblem, readCertificate, TlsError } from './tls.ts';
 
@@ -24,7 +25,7 @@ export async function checkStart(env: Env): Promise<Findings> {
   const notes: string[] = [];
   if (config === null) return { problems, notes };
   await checkTls(config, problems, notes);
-  await checkDirectory(config, problems, notes);
+  await checkDirectories(config, problems, notes);
   if (config.apiKeys.length === 0) notes.push('FASTPACA_API_KEY is not set: calls need no key');
   return { problems, notes };
 }
@@ -65,7 +66,20 @@ async function checkTls({ tls, advertise, clusterSeeds }: Config, problems: stri
   }
 }
 
-async function checkDirectory({ dataDir, nodeName }: Config, problems: string[], notes: string[]): Promise<void> {
+/** The data directory, or those of its shards. */
+async function checkDirectories({ dataDir, shards, nodeName }: Config, problems: string[], notes: string[]): Promise<void> {
+  try {
+    await checkLayout(dataDir, shards);
+  } catch (error) {
+    if (!(error instanceof ShardingError)) throw error;
+    problems.push(error.message);
+    return;
+  }
+  if (shards === 1) return checkDirectory({ dataDir, nodeName }, problems, notes);
+  for (let index = 0; index < shards; index++) await checkDirectory({ dataDir: shardDirectory(dataDir, index), nodeName }, problems, notes);
+}
+
+async function checkDirectory({ dataDir, nodeName }: Pick<Config, 'dataDir' | 'nodeName'>, problems: string[], notes: string[]): Promise<void> {
   try {
     const found = await inspectDirectory(dataDir, [IDENTITY_FACT]);
     if (found.state === 'in_use') notes.push(`${dataDir} is in use by a running node: what it stores was not looked at`);

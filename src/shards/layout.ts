@@ -45,8 +45,8 @@ export async function checkLayout(dataDir: string, shards: number): Promise<Layo
   const stored = layout?.shards ?? ((await isThere(join(dataDir, 'db', 'CURRENT'))) ? 1 : null);
   if (stored === null || stored === shards) return layout;
   throw new ShardingError(
-    `FASTPACA_SHARDS is ${shards}, but the data directory ${dataDir} is divided into ${stored} (1: not divided); ` +
-      `set FASTPACA_SHARDS=${stored}, or divide the stopped node's directory anew with node src/main.ts --reshard ${shards}`,
+    `FASTPACA_SHARDS is ${shards}, but the data directory ${dataDir} is divided into ${stored} (1: not divided); set FASTPACA_SHARDS=${stored}: ` +
+      'this version does not divide anew what is stored',
   );
 }
 

@@ -4,6 +4,7 @@ import { after, before, describe, test } from 'node:test';
 import { groupOf } from '../../src/cluster/placement.ts';
 import { shardOf } from '../../src/cluster/seat.ts';
 import { call, ClusterProcesses, freePort, NodeProcess, until } from './processes.ts';
+import { execute } from './programs.ts';
 import { StreamClient, streamUrl } from './stream-client.ts';
 
 const IDS = Array.from({ length: 40 }, (_, i) => `chat/${String(i).padStart(2, '0')}`);
@@ -141,6 +142,9 @@ describe('one node, two shards', () => {
       node.start({ FASTPACA_SHARDS: shards });
       assert.equal((await node.exited()).code, 2);
       await until('the line', async () => new RegExp(`FASTPACA_SHARDS is ${shards}, but the data directory .* is divided into 2`).test(await node.log()));
+      const checked = await execute('src/main.ts', ['--check'], { cwd: cluster.dir, env: { ...node.env, FASTPACA_SHARDS: shards } });
+      assert.equal(checked.code, 1);
+      assert.match(checked.err, /is divided into 2/);
     }
   });
 
