@@ -5,7 +5,7 @@
  */
 import type { GroupWrite, HostPorts } from './ports.ts';
 import type { ConfChange, ConfState, Entry, GroupId, Message, NodeId, Ready, ReplicaId } from './types.ts';
-import { EntryType } from './types.ts';
+import { EntryType, MessageType } from './types.ts';
 import { compactionTarget, keepBytes, trimTarget } from './compaction.ts';
 import { decodeConfChange } from './confchange.ts';
 import { Inbox } from './inbox.ts';
@@ -146,6 +146,7 @@ export class RaftHost {
     for (const replica of this.#replicas.values()) {
       try {
         replica.raft.tick();
+        for (const heartbeat of replica.raft.takeHeartbeats()) this.#send(replica, heartbeat);
       } catch (error) {
         this.#threw(replica, error);
       }
@@ -172,14 +173,14 @@ export class RaftHost {
     for (let i = 0; i < inbox.messages.length; i++) this.#step(from, inbox.groups[i] ?? 0, inbox.messages[i]);
     for (const { name, items } of inbox.lists) {
       if (name.stream === ListStream.heartbeat) peer.responseSlot = name.slot;
-      for (const held of peer.held[name.stream].hold(name, items)) this.#step(from, held.group, held.message);
+      for (const held of peer.held[name.stream].hold(name, items)) this.#hear(from, held.group, held.message);
       peer.frame.listAck(name);
     }
     for (const name of inbox.uses) {
       if (name.stream === ListStream.heartbeat) peer.responseSlot = name.slot;
       const heartbeats = peer.held[name.stream].use(name);
       if (heartbeats === undefined) peer.frame.listNeed(name);
-      else for (const held of heartbeats) this.#step(from, held.group, held.message);
+      else for (const held of heartbeats) this.#hear(from, held.group, held.message);
     }
     for (const name of inbox.acks) peer.sent[name.stream].acknowledged(name);
     for (const name of inbox.needs) peer.sent[name.stream].needed(name);
@@ -517,15 +518,26 @@ export class RaftHost {
   // --- inputs ---------------------------------------------------------------------------------------------------
 
   #step(from: NodeId, group: GroupId, message: Message | undefined): void {
+    const replica = message === undefined ? undefined : this.#addressee(from, group, message);
+    if (replica !== undefined && message !== undefined) this.#stepLocal(replica, message);
+  }
+
+  /** A plain heartbeat or answer: most say nothing new, and those cost their replica no turn. */
+  #hear(from: NodeId, group: GroupId, message: Message): void {
+    const replica = this.#addressee(from, group, message);
+    if (replica === undefined) return;
+    if (!replica.raft.heard(message)) this.#stepLocal(replica, message);
+    else if (message.type === MessageType.heartbeat) this.#send(replica, replica.raft.answerTo(message));
+  }
+
+  /** The replica that a message from node `from` is for; undefined, and counted, when it is for none or not from its home. */
+  #addressee(from: NodeId, group: GroupId, message: Message): HostedReplica | undefined {
     const replica = this.#replicas.get(group);
-    if (message === undefined) return;
     const home = this.#ports.directory.node(group, message.from);
     const isStray = home === undefined ? (this.#ports.directory.isGone?.(group, message.from) ?? false) : home !== from;
-    if (replica === undefined || replica.raft.id !== message.to || isStray) {
-      this.stats.strayMessages += 1;
-      return;
-    }
-    this.#stepLocal(replica, message);
+    if (replica !== undefined && replica.raft.id === message.to && !isStray) return replica;
+    this.stats.strayMessages += 1;
+    return undefined;
   }
 
   #stepLocal(replica: HostedReplica, message: Message): void {

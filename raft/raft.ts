@@ -76,6 +76,8 @@ export class Raft {
   #electionElapsed = 0;
   #electionTimeout = 0;
   #heartbeatElapsed = 0;
+  /** Heartbeats go out with the next Ready, unless they are taken before. */
+  #heartbeatDue = false;
   /** Ticks until a hurried campaign; 0: none. Cleared by any sign of a leader. */
   #campaignIn = 0;
 
@@ -186,8 +188,47 @@ export class Raft {
     }
     if (this.#heartbeatElapsed >= this.#options.heartbeatTicks) {
       this.#heartbeatElapsed = 0;
-      this.#broadcastHeartbeat();
+      this.#heartbeatDue = true;
     }
+  }
+
+  /**
+   * The heartbeats that are due, for a host that sends them without asking for a Ready: nearly all that an idle leader
+   * ever says, and they promise nothing. What is not taken comes with the next Ready.
+   */
+  takeHeartbeats(): readonly Message[] {
+    if (!this.#heartbeatDue || this.#messages.length > 0) return NO_MESSAGES;
+    this.#broadcastHeartbeat();
+    const heartbeats = this.#messages;
+    this.#messages = [];
+    return heartbeats;
+  }
+
+  /**
+   * A heartbeat or the answer to one. True if it says nothing new: all that it does, which is to set clocks back, is
+   * done, and nothing asks for a Ready; a heartbeat is to be answered with `answerTo`. False: it must be stepped.
+   */
+  heard(message: Message): boolean {
+    if (message.term !== this.#term || message.to !== this.id || message.context !== NONE) return false;
+    if (message.type === MessageType.heartbeat) {
+      if (this.#role !== 'follower' || this.#leader !== message.from || message.commit > this.#log.commit) return false;
+      this.#electionElapsed = 0;
+      this.#campaignIn = 0;
+      return true;
+    }
+    if (message.type !== MessageType.heartbeatResponse || this.#role !== 'leader') return false;
+    const member = this.#members.get(message.from);
+    if (member === undefined || member.state !== ProgressState.replicate || member.match < this.#log.lastIndex()) return false;
+    member.active = true;
+    member.paused = false;
+    return true;
+  }
+
+  /** The answer to a heartbeat. Promises nothing that must be durable (#handleHeartbeat). */
+  answerTo(heartbeat: Message): Message {
+    const answer = this.#compose(MessageType.heartbeatResponse, heartbeat.from);
+    answer.context = heartbeat.context;
+    return answer;
   }
 
   #tickSnapshots(): void {
@@ -313,6 +354,7 @@ export class Raft {
     return (
       this.#messages.length > 0 ||
       this.#messagesAfterPersist.length > 0 ||
+      this.#heartbeatDue ||
       this.#sendsPending ||
       this.#readRoundDue ||
       this.#log.hasUnhanded ||
@@ -331,6 +373,7 @@ export class Raft {
    * again; several may be outstanding before `persisted()`, and are written in the order they were taken.
    */
   ready(): Ready {
+    if (this.#heartbeatDue) this.#broadcastHeartbeat();
     // Gathered here, so that all proposals and commits since the last call share one message per replica.
     if (this.#sendsPending) this.#sendAppends();
     if (this.#readRoundDue) this.#startReadRound();
@@ -550,6 +593,7 @@ export class Raft {
     this.#role = role;
     this.#electionElapsed = 0;
     this.#heartbeatElapsed = 0;
+    this.#heartbeatDue = false;
     this.#campaignIn = 0;
     this.#drawElectionTimeout();
     this.#transferee = NONE;
@@ -677,9 +721,7 @@ export class Raft {
     this.#log.commitTo(heartbeat.commit);
     // Promises nothing that must be durable: that this replica leads or follows no one in a later term is in memory,
     // and it cannot have helped to elect a later leader without having persisted that term first.
-    const answer = this.#compose(MessageType.heartbeatResponse, heartbeat.from);
-    answer.context = heartbeat.context;
-    this.#messages.push(answer);
+    this.#messages.push(this.answerTo(heartbeat));
   }
 
   #handleSnapshot(message: Message): void {
@@ -874,6 +916,8 @@ export class Raft {
   }
 
   #broadcastHeartbeat(): void {
+    this.#heartbeatDue = false;
+    if (this.#role !== 'leader') return;
     // While a read waits, every heartbeat asks again: the first one may be lost.
     const round = this.#reads.length > 0 ? this.#readRound : NONE;
     for (const member of this.#members.all) {
