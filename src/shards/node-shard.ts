@@ -72,7 +72,11 @@ export class NodeShard {
     this.door = await StreamDoor.open(shard.doorKey, (request, socket, head) => parts.streams.handleSibling(request, socket, head));
     if (clusterSeeds.length > 0) {
       const at = Number(dialedAt(shard, `:${port}`).slice(1));
-      this.peers = await PeerPort.open({ app, tls: parts.tls, host, port: at, arrived: this.arrived, upgrade: parts.upgrade });
+      try {
+        this.peers = await PeerPort.open({ app, tls: parts.tls, host, port: at, arrived: this.arrived, upgrade: parts.upgrade });
+      } catch (error) {
+        throw new Error(`shard ${shard.index} takes its peers on port ${at}: ${error instanceof Error ? error.message : String(error)}`);
+      }
     }
     shard.noteDoor(this.door.port);
     shard.siblings.serve((tag, body, reply) => {

@@ -163,10 +163,10 @@ export class ClusterProcesses {
     this.dir = dir;
   }
 
-  /** Creates (does not start) `count` nodes that know each other as seeds. */
-  static async create(count: number, env: Record<string, string> = {}): Promise<ClusterProcesses> {
+  /** Creates (does not start) `count` nodes that know each other as seeds. `pick` finds the port of each. */
+  static async create(count: number, env: Record<string, string> = {}, pick: () => Promise<number> = freePort): Promise<ClusterProcesses> {
     const dir = await mkdtemp(join(tmpdir(), 'fastpaca-e2e-'));
-    const ports = await Promise.all(Array.from({ length: count }, freePort));
+    const ports = await Promise.all(Array.from({ length: count }, () => pick()));
     const seeds = ports.map((port) => `127.0.0.1:${port}`).join(',');
     const nodes = ports.map((port, i) => {
       const clusterEnv: Record<string, string> = count === 1 ? {} : { FASTPACA_CLUSTER_SEED: seeds, FASTPACA_CLUSTER_SIZE: String(count), FASTPACA_ADVERTISE: `127.0.0.1:${port}` };

@@ -1,5 +1,7 @@
 /** Nodes that are divided into shards, as real processes: they answer, keep and stop like nodes that are not. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { groupOf } from '../../src/cluster/placement.ts';
 import { shardOf } from '../../src/cluster/seat.ts';
@@ -40,14 +42,35 @@ async function metric(url: string, name: string): Promise<number> {
   return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0);
 }
 
-/** Of `count` nodes with two shards each, at ports that leave room for the shards' own. */
-async function shardedNodes(count: number): Promise<ClusterProcesses> {
+/** A port with two free ones behind it, below those that the system gives to outgoing connections. */
+async function portForShards(): Promise<number> {
   for (;;) {
-    const cluster = await ClusterProcesses.create(count, { FASTPACA_SHARDS: '2' });
-    const taken = new Set(cluster.nodes.map(({ port }) => port));
-    if (cluster.nodes.every(({ port }) => port < 65_500 && !taken.has(port + 1) && !taken.has(port + 2))) return cluster;
-    await cluster.stop();
+    const port = 15_000 + 4 * Math.floor(Math.random() * 4000);
+    if ((await Promise.all([port, port + 1, port + 2].map(isFree))).every(Boolean)) return port;
   }
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer().listen(port, '127.0.0.1');
+  try {
+    await once(server, 'listening');
+  } catch {
+    return false;
+  }
+  await new Promise((resolve) => server.close(resolve));
+  return true;
+}
+
+function shardedNodes(count: number): Promise<ClusterProcesses> {
+  return ClusterProcesses.create(count, { FASTPACA_SHARDS: '2' }, portForShards);
+}
+
+/** Starts a node that must not start; what it says then. */
+async function refused(node: NodeProcess, env: Record<string, string>, line: RegExp): Promise<void> {
+  node.start(env);
+  await until('the node to refuse its start', () => !node.running, 15_000);
+  assert.equal((await node.exited()).code, 2);
+  await until('the line', async () => line.test(await node.log()));
 }
 
 describe('one node, two shards', () => {
@@ -138,14 +161,10 @@ describe('one node, two shards', () => {
 
   test('another number of shards refuses to start, by a line that says what to do', async () => {
     await node.kill('SIGTERM');
-    for (const shards of ['1', '3']) {
-      node.start({ FASTPACA_SHARDS: shards });
-      assert.equal((await node.exited()).code, 2);
-      await until('the line', async () => new RegExp(`FASTPACA_SHARDS is ${shards}, but the data directory .* is divided into 2`).test(await node.log()));
-      const checked = await execute('src/main.ts', ['--check'], { cwd: cluster.dir, env: { ...node.env, FASTPACA_SHARDS: shards } });
-      assert.equal(checked.code, 1);
-      assert.match(checked.err, /is divided into 2/);
-    }
+    await refused(node, { FASTPACA_SHARDS: '1' }, /FASTPACA_SHARDS is 1, but the data directory .* is divided into 2/);
+    const checked = await execute('src/main.ts', ['--check'], { cwd: cluster.dir, env: { ...node.env, FASTPACA_SHARDS: '3' } });
+    assert.equal(checked.code, 1);
+    assert.match(checked.err, /FASTPACA_SHARDS is 3, but the data directory .* is divided into 2/);
   });
 
   test('a node that is divided otherwise is told so by name, and cannot be divided in place', async () => {
@@ -157,9 +176,7 @@ describe('one node, two shards', () => {
       other.start({ PORT: String(other.port) });
       await until('readiness to say why', async () => /runs 2 shards.*FASTPACA_SHARDS must be the same on every node/.test((await other.readiness()).text));
       await other.kill('SIGTERM');
-      other.start({ PORT: String(other.port), FASTPACA_SHARDS: '2' });
-      assert.equal((await other.exited()).code, 2);
-      await until('the line', async () => /FASTPACA_SHARDS is 2, but the data directory .* is divided into 1 /.test(await other.log()));
+      await refused(other, { PORT: String(other.port), FASTPACA_SHARDS: '2' }, /FASTPACA_SHARDS is 2, but the data directory .* is divided into 1 /);
     } finally {
       if (other.running) await other.kill('SIGKILL');
     }
