@@ -16,7 +16,7 @@ import { bearerAuth } from './auth.ts';
 import { answerClientError, JSON_TYPE, sendError, unsupportedMediaType } from './errors.ts';
 import { rawBody } from './input.ts';
 import { allowOrigins, limitRate } from './limits.ts';
-import type { Audience, RequestSpan, RequestTraces, ServerTls } from './ports.ts';
+import type { Audience, RateCounter, RequestSpan, RequestTraces, ServerTls } from './ports.ts';
 import { mountApi, mountNodeRoutes, toJson } from './routes.ts';
 import type { RouteDeps } from './routes.ts';
 import { COMPONENTS } from './components.ts';
@@ -35,6 +35,8 @@ export interface AppDeps extends RouteDeps {
   /** More calls under /v1, with its keys and limits (streams). */
   readonly mountApi?: (api: FastifyInstance) => void;
   readonly traces?: RequestTraces | null;
+  /** Counts for the rate limit; absent: this application counts what it takes. */
+  readonly rateCounter?: RateCounter;
   /** null: plain TCP. */
   readonly tls?: ServerTls | null;
   /** Called before any route is mounted, when hooks for all of them can be added. */
@@ -106,7 +108,7 @@ export async function buildApp(deps: AppDeps): Promise<FastifyInstance> {
     async (api) => {
       if (deps.traces != null) traceRequests(api, deps.traces);
       // Before the keys are looked at, so that guesses count; hooks run in the order of their registration.
-      if (config.rateLimit !== null) await limitRate(api, config.rateLimit, auth);
+      if (config.rateLimit !== null) await limitRate(api, config.rateLimit, auth, deps.rateCounter ?? null);
       if (auth.required) api.addHook('onRequest', async (request) => auth.check(request.headers.authorization));
       mountApi(api, deps);
       deps.mountApi?.(api);

@@ -4,9 +4,11 @@
  */
 import cors from '@fastify/cors';
 import rateLimit, { normalizeIP } from '@fastify/rate-limit';
+import type { FastifyRateLimitStore, FastifyRateLimitStoreCtor } from '@fastify/rate-limit';
 import type { FastifyInstance } from 'fastify';
 import { ApiError } from '../errors.ts';
 import type { BearerAuth } from './auth.ts';
+import type { RateCounter } from './ports.ts';
 
 const WINDOW_MS = 60_000;
 /** Clients remembered at a time; beyond it the one not heard of for longest starts anew, so memory stays bounded. */
@@ -16,15 +18,16 @@ const PREFLIGHT_SECONDS = 600;
 
 /**
  * Limits every route registered on `api` after this call to `max` requests a minute per client. A client is its API
- * key; without an accepted one, its address, so that guessing keys is limited too.
+ * key; without an accepted one, its address, so that guessing keys is limited too. `counter` null: counted here.
  */
-export async function limitRate(api: FastifyInstance, max: number, auth: BearerAuth): Promise<void> {
+export async function limitRate(api: FastifyInstance, max: number, auth: BearerAuth, counter: RateCounter | null = null): Promise<void> {
   // Not `global`: that would count behind the hooks of `api`, and a refused key would not count at all.
   await api.register(rateLimit, {
     global: false,
     max,
     timeWindow: WINDOW_MS,
     cache: CLIENTS_MAX,
+    ...(counter === null ? {} : { store: storeOf(counter) }),
     keyGenerator: (request) => auth.identify(request.headers.authorization) ?? normalizeIP(request.ip),
     errorResponseBuilder: (_request, { ttl }) => {
       const seconds = Math.max(1, Math.ceil(ttl / 1000));
@@ -32,6 +35,19 @@ export async function limitRate(api: FastifyInstance, max: number, auth: BearerA
     },
   });
   api.addHook('onRequest', api.rateLimit());
+}
+
+/** The plugin makes its store itself. */
+function storeOf(counter: RateCounter): FastifyRateLimitStoreCtor {
+  return class implements FastifyRateLimitStore {
+    incr(client: string, done: (error: Error | null, result?: { current: number; ttl: number }) => void, windowMs: number): void {
+      void counter.count(client, windowMs).then((result) => done(null, result));
+    }
+
+    child(): FastifyRateLimitStore {
+      return this;
+    }
+  };
 }
 
 /** Lets pages of `origins` read: GET and HEAD, and the preflights for them. Writing needs a key, which no page should hold. */

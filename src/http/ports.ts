@@ -161,6 +161,12 @@ export interface ClusterApi {
   transfer(group: number, to: string): Promise<void>;
 }
 
+/** Counts requests where more than one server takes those of a client. */
+export interface RateCounter {
+  /** One more request of a client: how many it made in its window of so many milliseconds, and how long that lasts. Never rejects. */
+  count(client: string, windowMs: number): Promise<{ current: number; ttl: number }>;
+}
+
 /** Whose calls a route takes: other nodes', health probes', or everybody else's. */
 export type Audience = 'peer' | 'probe' | 'client';
 

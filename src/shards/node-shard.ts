@@ -9,11 +9,12 @@ import { refuseUpgrade } from '../cluster/links.ts';
 import { dialedAt } from '../cluster/seat.ts';
 import type { Config } from '../config.ts';
 import { isBetweenNodes, PeerPort } from '../http/peer-port.ts';
-import type { HealthApi, ClusterApi, ServerTls } from '../http/ports.ts';
+import type { ClusterApi, HealthApi, RateCounter, ServerTls } from '../http/ports.ts';
 import { answerSibling, type AskedParts } from '../peer-requests.ts';
 import type { StreamServer } from '../streams/server.ts';
 import { ASK_TAG, NodeCalls, type ShardParts } from './node-calls.ts';
 import type { Shard } from './shard.ts';
+import { RATE_TAG, RateCounts } from './rate-counts.ts';
 import { doorHeaders, StreamDoor } from './stream-door.ts';
 
 export interface NodeShardParts extends ShardParts, AskedParts {
@@ -28,6 +29,7 @@ export class NodeShard {
   readonly shard: Shard;
   readonly calls: NodeCalls;
   private readonly parts: NodeShardParts;
+  private readonly rates: RateCounts;
   private door: StreamDoor | null = null;
   private peers: PeerPort | null = null;
   private arrived: WeakSet<IncomingMessage> = new WeakSet();
@@ -36,13 +38,15 @@ export class NodeShard {
     this.shard = shard;
     this.parts = parts;
     this.calls = new NodeCalls(shard, parts);
+    this.rates = new RateCounts(shard);
   }
 
   /** What the HTTP application is given so that it speaks for the whole node. */
-  appDeps(): { health: HealthApi; cluster: ClusterApi; exposition: () => Promise<string>; prepare: (app: FastifyInstance) => void } {
+  appDeps(): { health: HealthApi; cluster: ClusterApi; rateCounter: RateCounter; exposition: () => Promise<string>; prepare: (app: FastifyInstance) => void } {
     return {
       health: this.calls,
       cluster: this.calls,
+      rateCounter: this.rates,
       exposition: () => this.calls.metrics(),
       prepare: (app) => (this.arrived = PeerPort.guard(app, this.elsewhere)),
     };
@@ -81,6 +85,7 @@ export class NodeShard {
     shard.noteDoor(this.door.port);
     shard.siblings.serve((tag, body, reply) => {
       if (tag === ASK_TAG) this.calls.answer(body, reply);
+      else if (tag === RATE_TAG) this.rates.answer(body, reply);
       else answerSibling(parts, tag, body, reply);
     });
   }

@@ -168,7 +168,7 @@ describe('one node, two shards', () => {
   });
 
   test('a node that is divided otherwise is told so by name, and cannot be divided in place', async () => {
-    node.start();
+    node.start({ FASTPACA_RATE_LIMIT: '25' });
     await node.ready();
     const dir = `${cluster.dir}/other`;
     const other = new NodeProcess('other', await freePort(), dir, { FASTPACA_HOST: '127.0.0.1', FASTPACA_BALLAST_BYTES: '0', FASTPACA_RAFT_DATA_DIR: dir, FASTPACA_CLUSTER_SEED: `127.0.0.1:${node.port}` });
@@ -180,6 +180,12 @@ describe('one node, two shards', () => {
     } finally {
       if (other.running) await other.kill('SIGKILL');
     }
+  });
+
+  test('a client is limited to its requests of a minute by all shards together', async () => {
+    const statuses: number[] = [];
+    for (let i = 0; i < 50; i++) statuses.push((await call(`${node.url}${path('none')}`, 'GET', undefined, anywhere)).status);
+    assert.deepEqual(statuses, [...Array.from({ length: 25 }, () => 404), ...Array.from({ length: 25 }, () => 429)]);
   });
 });
 
