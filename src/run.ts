@@ -24,6 +24,7 @@ export async function runNode(config: Config, logger: NodeLogger, shard: Shard |
   // Only now: whoever asks for help need not wait for a database to be loaded.
   const { Node, StartError } = await import('./node.ts');
   const fail = (error: unknown, type: string): void => {
+    shard?.noteFailure();
     logger.error({ type, err: error }, 'the node stops: it could not go on without risking what it acknowledged');
     process.exit(1);
   };

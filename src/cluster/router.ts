@@ -46,8 +46,11 @@ interface Passed {
   readonly trace: Uint8Array | null;
 }
 
-/** A shard that passes a proposal on to another gives it this much less time than it has itself, so that it hears why none was found. */
-const PASSING_MS = 100;
+/** Why a shard that a proposal was passed to did not apply it: there was no leader in all its time. */
+const NO_LEADER = 'raft_unavailable';
+
+/** A shard that a proposal was passed to takes so much less time than the one that passed it on: that one is to hear that nothing was applied. */
+const PASSING_MS_MAX = 250;
 
 export class Router {
   private readonly host: RaftHost;
@@ -162,6 +165,8 @@ export class Router {
           case 'not_applied': {
             if (outcome.reason === 'overloaded') return finish(overloaded(), null);
             if (outcome.reason === 'read_only') return finish(readOnly(), null);
+            // Another shard has looked for a leader for as long as there was time.
+            if (outcome.reason === NO_LEADER) return finish(noLeader(group), null);
             const { leaderNode } = outcome;
             this.notThere(group, tried, leaderNode);
             if (leaderNode === null || leaderNode === tried || redirects === REDIRECTS_MAX) return sleep();
@@ -245,8 +250,9 @@ export class Router {
   /** Answers RequestKind.propose of another shard of this node, which speaks for a client: this one finds the leader, wherever it is. */
   answerSibling(body: Uint8Array, reply: (answer: Uint8Array) => void): void {
     const { group, command, urgency, trace } = decodeProposal(body);
+    const { timeoutMs } = this.options;
     const send = (outcome: WireOutcome): void => reply(encodeOutcome(outcome));
-    this.propose(group, command, urgency, { timeoutMs: Math.max(1, this.options.timeoutMs - PASSING_MS), trace }).then(
+    this.propose(group, command, urgency, { timeoutMs: timeoutMs - Math.min(PASSING_MS_MAX, timeoutMs / 10), trace }).then(
       (applied) => send({ status: 'applied', reply: applied }),
       (error: unknown) => send(outcomeOf(error)),
     );
@@ -371,7 +377,7 @@ function decodeProposal(body: Uint8Array): Proposal {
 /** What Router.propose threw, for another shard; nothing is said to have been left undone that may not have been. */
 function outcomeOf(error: unknown): WireOutcome {
   const code = error instanceof ApiError ? error.code : null;
-  if (code === 'overloaded' || code === 'read_only' || code === 'raft_unavailable') return { status: 'not_applied', reason: code, leaderNode: null };
+  if (code === 'overloaded' || code === 'read_only' || code === NO_LEADER) return { status: 'not_applied', reason: code, leaderNode: null };
   return { status: 'unknown', reason: error instanceof Error ? error.message : String(error) };
 }
 

@@ -30,8 +30,10 @@ const Slot = {
   busy: 1,
   /** Port of its door (stream-door.ts); 0 while it has none. */
   door: 2,
+  /** 1 once it has failed, whether its thread has ended or hangs while it ends. */
+  failed: 3,
 } as const;
-const SLOTS = 3;
+const SLOTS = 4;
 
 /** Shared memory for `count` shards, in which each counts as busy. */
 export function sharedSlots(count: number): SharedArrayBuffer {
@@ -39,6 +41,13 @@ export function sharedSlots(count: number): SharedArrayBuffer {
   const slots = new Int32Array(shared);
   for (let index = 0; index < count; index++) slots[index * SLOTS + Slot.busy] = 1;
   return shared;
+}
+
+/** The first shard that has failed, by index; null while none has. */
+export function failedShard(shared: SharedArrayBuffer, count: number): number | null {
+  const slots = new Int32Array(shared);
+  for (let index = 0; index < count; index++) if (Atomics.load(slots, index * SLOTS + Slot.failed) === 1) return index;
+  return null;
 }
 
 export class Shard implements Seat {
@@ -97,6 +106,11 @@ export class Shard implements Seat {
   isAnyBusy(isBusyHere: boolean): boolean {
     this.write(Slot.busy, isBusyHere ? 1 : 0);
     return isBusyHere || this.siblings.indices.some((index) => this.read(index, Slot.busy) === 1);
+  }
+
+  /** This shard can not go on: the process is to end. */
+  noteFailure(): void {
+    this.write(Slot.failed, 1);
   }
 
   noteDoor(port: number): void {

@@ -10,7 +10,10 @@ import { MessageChannel, Worker, type MessagePort } from 'node:worker_threads';
 import type { Config } from '../config.ts';
 import type { Run } from '../run.ts';
 import { openLayout, shardDirectory, ShardingError } from './layout.ts';
-import { sharedSlots, type ShardData } from './shard.ts';
+import { failedShard, sharedSlots, type ShardData } from './shard.ts';
+
+/** How long the thread of a shard that failed may take to end, at least. */
+const FAILED_MS = 1000;
 
 /** What a thread is told. */
 export type ShardOrder = { readonly order: 'stop'; readonly signal: string } | { readonly order: 'reload_tls' };
@@ -50,6 +53,17 @@ export async function runShards(config: Config): Promise<Run> {
     return worker;
   });
   let isStopping = false;
+  // A thread that ends waits for its database; one that hangs there must not leave the others serving.
+  let hadFailed = false;
+  setInterval(() => {
+    const failed = failedShard(shared, count);
+    if (failed === null) return;
+    if (hadFailed) {
+      process.stderr.write(`fastpaca: shard ${failed} has failed, and its thread does not end\n`);
+      process.exit(1);
+    }
+    hadFailed = true;
+  }, FAILED_MS).unref();
   const tell = (order: ShardOrder): void => {
     for (const worker of workers) worker.postMessage(order);
   };

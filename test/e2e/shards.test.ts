@@ -62,7 +62,7 @@ async function isFree(port: number): Promise<boolean> {
 }
 
 function shardedNodes(count: number): Promise<ClusterProcesses> {
-  return ClusterProcesses.create(count, { FASTPACA_SHARDS: '2' }, portForShards);
+  return ClusterProcesses.create(count, { FASTPACA_SHARDS: '2', FASTPACA_REQUEST_TIMEOUT_MS: '2000' }, portForShards);
 }
 
 /** Starts a node that must not start; what it says then. */
@@ -244,5 +244,15 @@ describe('three nodes, two shards each', () => {
       const { groups } = (await call(`${url}/v1/cluster`)).json;
       return Array.isArray(groups) && groups[5]?.leader === 'node-3';
     });
+  });
+
+  test('without a quorum every shard says of every context that nothing was applied', async () => {
+    await Promise.all([cluster.node(1).kill('SIGKILL'), cluster.node(2).kill('SIGKILL')]);
+    await until('leaders to step down', async () => {
+      const answers = await Promise.all(IDS.slice(0, 16).map((id) => call(`${cluster.node(0).url}${path(id)}/messages`, 'POST', said('lost'), anywhere)));
+      return answers.every(({ status, json }) => status === 503 && json['outcome'] === 'not_applied');
+    });
+    const stale = await Promise.all(IDS.map((id) => call(`${cluster.node(0).url}${path(id)}?consistency=stale`, 'GET', undefined, anywhere)));
+    assert.deepEqual(new Set(stale.map(({ status }) => status)), new Set([200]));
   });
 });
