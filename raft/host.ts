@@ -152,7 +152,7 @@ export class RaftHost {
       }
       if (replica.reads.expire(this.#ticks) || replica.raft.hasReady()) this.#mark(replica);
     }
-    if (this.#writing !== null && (this.#ticks - this.#writingSince) % this.#options.writeStallTicks === this.#options.writeStallTicks - 1) this.#yieldLeadership();
+    if (this.#writing !== null && this.#isYieldDue(this.#ticks - this.#writingSince)) this.#yieldLeadership();
     if (this.#ticks % this.#options.compactTicks === 0) this.#compact();
     if (this.#gathered.length > 0 || this.#ports.storage.hasPendingState()) this.#writeWanted = true;
     this.#schedule();
@@ -563,6 +563,13 @@ export class RaftHost {
     this.stats.compactions += 1;
     if (replica.next === null) this.#gathered.push(replica);
     replica.gatherCompaction(target);
+  }
+
+  /** A write counts as stalled after writeStallTicks; from then on leaderships that are still here are offered four times as often. */
+  #isYieldDue(ticks: number): boolean {
+    const { writeStallTicks } = this.#options;
+    const late = ticks - (writeStallTicks - 1);
+    return late >= 0 && late % Math.ceil(writeStallTicks / 4) === 0;
   }
 
   /**

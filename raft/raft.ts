@@ -1072,7 +1072,11 @@ export class Raft {
   transferLeadership(to: ReplicaId): boolean {
     const member = this.#members.get(to);
     if (this.#role !== 'leader' || to === this.id || member === undefined || member.learner) return false;
-    if (this.#transferee === to) return true;
+    if (this.#transferee === to) {
+      // What told it to campaign may be lost.
+      this.#finishTransfer(member);
+      return true;
+    }
     this.#transferee = to;
     // The transfer is given up at the next check of the quorum; start a full period.
     this.#electionElapsed = 0;

@@ -1,4 +1,5 @@
 /** What `--restore` tells the operator: what came back, what did not, what nobody can know, and what to do next. */
+import { dirname } from 'node:path';
 import { table } from '../cli/table.ts';
 import type { Restored, RestoredGroup } from './restore.ts';
 
@@ -59,13 +60,19 @@ function missing(kept: readonly Kept[]): string[] {
   ];
 }
 
-function next({ directory, node, clusterId, former }: Restored): string[] {
+function next({ directory, shard, node, clusterId, former }: Restored): string[] {
+  const start = shard === null ? `Start node '${node}' with FASTPACA_RAFT_DATA_DIR=${directory}` : `Restore the directories of its other shards too, then start node '${node}' with FASTPACA_RAFT_DATA_DIR=${dirname(directory)}`;
   return [
     'Next:',
-    `  1. Start node '${node}' with FASTPACA_RAFT_DATA_DIR=${directory}, and look at what it holds.`,
+    `  1. ${start}, and look at what it holds.`,
     '  2. Start the other nodes with empty data directories, the same FASTPACA_CLUSTER_SECRET and this node as seed.',
-    '  3. With the archive: once you are sure that it is of the same conversations, let the new cluster have it:',
-    `     UPDATE fastpaca_archive SET cluster_id = '${clusterId}' WHERE cluster_id = '${former.clusterId}';`,
+    // Of a divided node the first shard stands for all towards the archive.
+    ...(shard === null || shard === 0
+      ? [
+          '  3. With the archive: once you are sure that it is of the same conversations, let the new cluster have it:',
+          `     UPDATE fastpaca_archive SET cluster_id = '${clusterId}' WHERE cluster_id = '${former.clusterId}';`,
+        ]
+      : []),
   ];
 }
 

@@ -7,6 +7,7 @@
  */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { ConfState, GroupId, ReplicaId } from '../../raft/types.ts';
 import { tooOldFor } from '../cluster/formats.ts';
 import { PROMISE_FACT } from '../cluster/founding.ts';
@@ -22,7 +23,7 @@ import { foundingTopology, placedOn, type Placement, type Topology, type Topolog
 import { decodeTopology, encodeTopology } from '../cluster/topology-codec.ts';
 import { COMMAND_FORMAT, TOPOLOGY_GROUP } from '../constants.ts';
 import { TOPOLOGY_ROW } from '../machine.ts';
-import { readLayout } from '../shards/layout.ts';
+import { readLayout, shardOf } from '../shards/layout.ts';
 import { DamageError } from '../storage/checksum.ts';
 import { OfflineStore, type FreshGroup, type KeptGroup, type SoundGroup, type Survey } from '../storage/offline.ts';
 
@@ -41,6 +42,8 @@ export type RestoredGroup =
 
 export interface Restored {
   readonly directory: string;
+  /** The shard whose directory it is; null where the node is not divided. */
+  readonly shard: number | null;
   readonly node: string;
   readonly former: { readonly clusterId: string; readonly storeId: string };
   readonly clusterId: string;
@@ -58,7 +61,7 @@ export async function restoreDirectory(directory: string): Promise<Restored> {
   const divided = await readLayout(directory).catch((error: unknown) => {
     throw new RestoreError(error instanceof Error ? error.message : String(error));
   });
-  if (divided !== null) throw new RestoreError(`${directory} is divided into ${divided.shards} shards, and only one that is not divided can be restored in this version`);
+  if (divided !== null) throw new RestoreError(`${directory} is divided into ${divided.shards} shards, each a cluster of its own: restore each of its directories, ${join(directory, 'shard-0')} to shard-${divided.shards - 1}`);
   const store = await OfflineStore.open(directory).catch((error: unknown) => {
     throw new RestoreError(error instanceof Error ? error.message : String(error));
   });
@@ -102,6 +105,7 @@ async function restoreStore(store: OfflineStore, directory: string): Promise<Res
   });
   return {
     directory,
+    shard: await shardOf(directory),
     node: identity.name,
     former: { clusterId: record.clusterId, storeId: identity.storeId },
     ...fresh,

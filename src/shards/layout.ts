@@ -5,7 +5,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { access, mkdir, open, readFile, rename } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 
 const FILE = 'shards.json';
 const VERSION = 1;
@@ -22,6 +22,12 @@ export class ShardingError extends Error {}
 /** Of one shard of the node whose data directory this is. */
 export function shardDirectory(dataDir: string, index: number): string {
   return join(dataDir, `shard-${index}`);
+}
+
+/** The number of the shard whose directory this is; null when it is none of a divided one. Throws ShardingError. */
+export async function shardOf(directory: string): Promise<number | null> {
+  const [, number] = /^shard-(\d+)$/.exec(basename(directory)) ?? [];
+  return number !== undefined && (await readLayout(dirname(directory))) !== null ? Number(number) : null;
 }
 
 /** What the directory says of itself; null when it is not divided or new. Throws ShardingError. */
