@@ -10,7 +10,8 @@ import { Agent, request } from 'undici';
 import type { SnapshotFetcher } from '../../raft/ports.ts';
 import type { ConfState, GroupId, NodeId, SnapshotMeta } from '../../raft/types.ts';
 import { DamageError } from '../storage/checksum.ts';
-import { SnapshotError } from '../storage/snapshots.ts';
+import { DamagedChunkError, SnapshotError } from '../storage/snapshots.ts';
+import type { StagedSnapshot } from '../storage/snapshots.ts';
 import type { Storage } from '../storage/store.ts';
 import type { Logger } from '../log.ts';
 import type { PeerKeys } from './auth.ts';
@@ -34,6 +35,8 @@ const CHUNK_BYTES_MAX = 64 * 1024 * 1024;
 /** A transfer that gets no chunk for this long is given up: by now another node may lead, and be told so. */
 const NO_PROGRESS_MS = 10_000;
 const CONNECT_MS = 2000;
+/** A chunk that comes damaged this often in a row is not damaged by chance. */
+const DAMAGED_MAX = 5;
 const RETRY_MS = 100;
 const RETRY_MS_MAX = 1000;
 
@@ -175,15 +178,16 @@ export interface FetcherOptions {
 
 interface Chunk {
   readonly body: Uint8Array;
-  readonly session: string;
   readonly next: string | null;
   readonly meta: SnapshotMeta;
 }
 
+/** A transfer under way: what is asked for next. */
 interface Wanted {
   readonly group: GroupId;
-  readonly session: string;
-  readonly cursor: string;
+  /** '' until the sender named one. */
+  session: string;
+  cursor: string;
   /** The least position that is of use. */
   readonly index: number;
 }
@@ -261,27 +265,27 @@ export class SnapshotReceiver implements SnapshotFetcher {
   private async transfer(group: GroupId, from: NodeId, index: number): Promise<SnapshotMeta> {
     this.abort.signal.throwIfAborted();
     const staged = this.options.storage.stage(group);
-    let session = '';
+    const wanted: Wanted = { group, session: '', cursor: '', index };
     try {
-      let cursor = '';
-      for (;;) {
-        const chunk = await this.chunk(from, { group, session, cursor, index });
-        session = chunk.session;
+      for (let damaged = 0; ; ) {
+        const chunk = await this.chunk(from, wanted);
         if (chunk.meta.index < index) throw new Error(`snapshot of group ${group} ends at ${chunk.meta.index}, before ${index}`);
-        await staged.write(chunk.body);
+        const refused = await take(staged, chunk.body);
         this.abort.signal.throwIfAborted();
-        if (chunk.next !== null) {
-          cursor = chunk.next;
+        if (refused !== null) {
+          if (++damaged === DAMAGED_MAX) throw refused;
+          this.options.logger.warn({ type: 'snapshot_chunk_damaged', group, from }, 'a snapshot chunk came damaged; it is asked for again');
           continue;
         }
-        await staged.finish(chunk.meta);
-        return chunk.meta;
+        damaged = 0;
+        if (chunk.next === null) return await staged.finish(chunk.meta);
+        wanted.cursor = chunk.next;
       }
     } catch (error) {
       await staged.abort();
       throw error;
     } finally {
-      if (session !== '') this.endSession(from, session);
+      if (wanted.session !== '') this.endSession(from, wanted.session);
     }
   }
 
@@ -310,7 +314,8 @@ export class SnapshotReceiver implements SnapshotFetcher {
     }
   }
 
-  private async chunkOnce(from: NodeId, { group, session, cursor, index }: Wanted): Promise<Chunk> {
+  private async chunkOnce(from: NodeId, wanted: Wanted): Promise<Chunk> {
+    const { group, session, cursor, index } = wanted;
     const url = this.url(from, { group: String(group), session, cursor, index: String(index) });
     if (url === null) throw new HopelessTransfer(`no address known for node ${from}`);
     const signal = AbortSignal.any([this.abort.signal, AbortSignal.timeout(NO_PROGRESS_MS)]);
@@ -322,14 +327,27 @@ export class SnapshotReceiver implements SnapshotFetcher {
       const reason = `node ${from} answered ${statusCode}`;
       throw HOPELESS_STATUS.has(statusCode) ? new HopelessTransfer(reason) : new Error(reason);
     }
+    // Known before the body is here: should that break, the session is gone on with, not left open beside another.
+    wanted.session = String(headers['x-session'] ?? '');
     const chunk = new Uint8Array(await body.arrayBuffer());
     const next = headers['x-next'];
-    return { body: chunk, session: String(headers['x-session'] ?? ''), next: next === undefined ? null : String(next), meta: decodeMeta(String(headers['x-meta'])) };
+    return { body: chunk, next: next === undefined ? null : String(next), meta: decodeMeta(String(headers['x-meta'])) };
   }
 
   private url(node: NodeId, query: Record<string, string>): string | null {
     const address = this.options.address(node);
     return address === undefined ? null : `${this.options.tls === null ? 'http' : 'https'}://${address}/_peer/snapshot?${new URLSearchParams(query)}`;
+  }
+}
+
+/** Null once the chunk is on disk; the refusal of one that changed on its way, of which nothing was written. */
+async function take(staged: StagedSnapshot, chunk: Uint8Array): Promise<DamagedChunkError | null> {
+  try {
+    await staged.write(chunk);
+    return null;
+  } catch (error) {
+    if (error instanceof DamagedChunkError) return error;
+    throw error;
   }
 }
 

@@ -6,6 +6,7 @@
  *   first  : index u64, term u64, state hash u64, conf — before the rows
  *   last   : rows in the whole snapshot u64 — after the rows
  *   row    = key length u16, value length u32, key (from its table on), value with the row's own checksum
+ *   cursor = crc32 u32 (over the rest), sequence u32, rows u64, key of the last row before, as base64url
  */
 import { Buffer } from 'node:buffer';
 import type { ConfState, SnapshotMeta } from '../../raft/types.ts';
@@ -33,6 +34,9 @@ export class SnapshotError extends Error {
     this.name = 'SnapshotError';
   }
 }
+
+/** Bytes of a chunk changed on their way; its sender still has the right ones. */
+export class DamagedChunkError extends SnapshotError {}
 
 export class StateSnapshot {
   /** Read inside the same LevelDB snapshot as the rows. */
@@ -151,8 +155,9 @@ export class StagedSnapshot {
   }
 
   /**
-   * Checks a chunk and writes its rows, synced. One at a time, in order. Throws SnapshotError for a chunk that is
-   * damaged, of another group or format, or out of order: nothing of it is written, and the right one may follow.
+   * Checks a chunk and writes its rows, synced. One at a time, in order. Throws SnapshotError for a chunk that is of
+   * another group or format or out of order, DamagedChunkError for one that is not as it was sent: nothing of it is
+   * written, and the right one may follow.
    */
   async write(chunk: Uint8Array): Promise<void> {
     if (this.isEnded || this.isComplete) throw new SnapshotError('the snapshot is complete: no further chunk belongs to it');
@@ -173,10 +178,11 @@ export class StagedSnapshot {
   }
 
   /**
-   * All chunks are here: from now on a write may make `meta` current. Throws SnapshotError when they are not, or when
-   * they describe another position. Nothing on disk points to the rows yet; after a crash they are swept.
+   * All chunks are here: from now on a write may make `meta` current. Returns it as the chunks have it, under their
+   * checksum. Throws SnapshotError when chunks miss or describe another position. Nothing on disk points to the rows
+   * yet; after a crash they are swept.
    */
-  async finish(meta: SnapshotMeta): Promise<void> {
+  async finish(meta: SnapshotMeta): Promise<SnapshotMeta> {
     const { received, group } = this;
     if (!this.isComplete || this.isEnded || received === null) throw new SnapshotError('the snapshot is not complete');
     if (received.meta.index !== meta.index || received.meta.term !== meta.term) {
@@ -186,6 +192,7 @@ export class StagedSnapshot {
     this.isEnded = true;
     if (group.staged !== null) this.sweeper.addSlot(group.id, group.staged.slot);
     group.staged = { slot: this.slot, meta: received.meta, stateHash: received.stateHash };
+    return received.meta;
   }
 
   /** Gives the rows up; they are deleted later. Does nothing once finished. */
@@ -196,7 +203,7 @@ export class StagedSnapshot {
   }
 
   private decode(chunk: Uint8Array): { rows: [Uint8Array, Uint8Array][]; isLast: boolean; total: number; received: { meta: SnapshotMeta; stateHash: number } | null } {
-    if (chunk.length < HEADER_BYTES || readU32(chunk, 0) !== checksum(chunk.subarray(CHECKSUM_BYTES))) throw new SnapshotError('a snapshot chunk is damaged');
+    if (chunk.length < HEADER_BYTES || readU32(chunk, 0) !== checksum(chunk.subarray(CHECKSUM_BYTES))) throw new DamagedChunkError('a snapshot chunk is damaged');
     if (chunk[4] !== SNAPSHOT_FORMAT) throw new SnapshotError(`a snapshot chunk has format ${chunk[4]}, this program reads ${SNAPSHOT_FORMAT}`);
     if (readU16(chunk, 5) !== this.group.id) throw new SnapshotError(`a snapshot chunk of group ${readU16(chunk, 5)} came for group ${this.group.id}`);
     if (readU32(chunk, 7) !== this.sequence) throw new SnapshotError(`snapshot chunk ${readU32(chunk, 7)} came instead of ${this.sequence}`);
@@ -241,19 +248,21 @@ interface Cursor {
   readonly after: Uint8Array;
 }
 
-const CURSOR_FIXED_BYTES = 12;
+const CURSOR_FIXED_BYTES = CHECKSUM_BYTES + 12;
 
 function encodeCursor({ sequence, rows, after }: Cursor): string {
   const bytes = Buffer.alloc(CURSOR_FIXED_BYTES + after.length);
-  writeU32(bytes, 0, sequence);
-  writeU64(bytes, 4, rows);
+  writeU32(bytes, 4, sequence);
+  writeU64(bytes, 8, rows);
   bytes.set(after, CURSOR_FIXED_BYTES);
+  writeU32(bytes, 0, checksum(bytes.subarray(CHECKSUM_BYTES)));
   return bytes.toString('base64url');
 }
 
+/** A changed key would leave rows out, and the row count would not tell: a cursor counts what was sent, not what there is. */
 function decodeCursor(text: string): Cursor {
   if (text === '') return { sequence: 0, rows: 0, after: new Uint8Array(0) };
   const bytes = Buffer.from(text, 'base64url');
-  if (bytes.length < CURSOR_FIXED_BYTES) throw new SnapshotError('not a snapshot cursor');
-  return { sequence: readU32(bytes, 0), rows: readU64(bytes, 4), after: bytes.subarray(CURSOR_FIXED_BYTES) };
+  if (bytes.length < CURSOR_FIXED_BYTES || readU32(bytes, 0) !== checksum(bytes.subarray(CHECKSUM_BYTES))) throw new SnapshotError('not a snapshot cursor');
+  return { sequence: readU32(bytes, 4), rows: readU64(bytes, 8), after: bytes.subarray(CURSOR_FIXED_BYTES) };
 }
