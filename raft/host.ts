@@ -107,10 +107,8 @@ export class RaftHost {
       if (ready.fetchSnapshot !== null) this.#fetch(replica, ready.fetchSnapshot);
       this.#announce(replica);
     }
-    const slot = this.#ticks % Math.min(this.#options.heartbeatTicks, LIST_SLOTS);
-    const mayWait = (this.#writing !== null || this.#pacing) && !this.#flushDue;
+    this.#flush((this.#writing !== null || this.#pacing) && !this.#flushDue);
     this.#flushDue = false;
-    for (const peer of this.#peers.values()) peer.flush(slot, mayWait, this.#onUnreachable);
     if (this.#writeWanted && this.#writing === null && this.#written === null && !this.#pacing) this.#pace();
     this.#applySome();
 
@@ -389,6 +387,11 @@ export class RaftHost {
     this.#peer(node).add(replica.group, message, this.#onUnreachable);
   }
 
+  #flush(mayWait: boolean): void {
+    const slot = this.#ticks % Math.min(this.#options.heartbeatTicks, LIST_SLOTS);
+    for (const peer of this.#peers.values()) peer.flush(slot, mayWait, this.#onUnreachable);
+  }
+
   #pace(): void {
     const { pace } = this.#ports;
     if (pace === undefined) return this.#write();
@@ -397,9 +400,13 @@ export class RaftHost {
   }
 
   readonly #startWrite = (): void => {
+    // Run by `pace` itself, the drain has just sent everything.
+    const waited = !this.#draining;
     this.#pacing = false;
     if (this.#closed) return;
     try {
+      // The entries of this write are written here and by the followers at the same time, not one after the other.
+      if (waited) this.#flush(false);
       this.#write();
     } catch (error) {
       this.#fail(error instanceof Error ? error : new Error(String(error)));

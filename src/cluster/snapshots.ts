@@ -27,7 +27,7 @@ export const FETCHES_MAX = 4;
 const CHUNK_BYTES = 512 * 1024;
 /** What a node sends in all, whoever asks: moving groups must not take the disk and the network from its clients. */
 const SEND_BYTES_PER_SECOND = 64 * 1024 * 1024;
-/** How long a sender waits for its own disk to reach the position that is asked for; a write is due within a tick. */
+/** How long a sender waits for its own disk to reach the position that is asked for: applied state waits half of it (stateFlushMs), then a tick and a write. */
 const REACH_MS = 1000;
 const REACH_STEP_MS = 10;
 /** A chunk ends with the row that passes its size; no row comes near this. */
@@ -127,7 +127,7 @@ export class SnapshotSender {
     return session;
   }
 
-  /** The state is durable a tick after it is applied; a snapshot of now would lack what the receiver joined for. */
+  /** The state is durable a while after it is applied; a snapshot of now would lack what the receiver joined for. */
   private async reach(group: GroupId, index: number): Promise<void> {
     const hosted = (): boolean => this.storage.groups().some((info) => info.group === group && info.damaged === null);
     for (let waited = 0; waited < REACH_MS && hosted() && this.storage.durableApplied(group) < index; waited += REACH_STEP_MS) await delay(REACH_STEP_MS);

@@ -242,12 +242,16 @@ describe('host: persist, send, apply', () => {
     const paced: (() => void)[] = (bench.paced = []);
     bench.propose('a');
     bench.turn();
+    bench.take();
     bench.propose('b');
     bench.turn();
     assert.equal(paced.length, 1);
     assert.equal(bench.writesInFlight, 0);
+    assert.deepEqual(bench.take(MessageType.append), []);
     paced.shift()?.();
     assert.equal(bench.writesInFlight, 1);
+    const appended = bench.take(MessageType.append).map(({ entries }) => entries.map(({ data }) => text(data)));
+    assert.deepEqual(appended, [['b']], 'what joined while the write waited leaves as it starts, not at its end');
     bench.propose('c');
     bench.turn();
     assert.equal(paced.length, 0, 'the next one is asked for after this one');
