@@ -26,8 +26,9 @@ import {
   readBatch,
   requestKindOf,
 } from './link-frames.ts';
-import type { RequestFailure, RequestKind } from './ports.ts';
-import { Deadline } from './timeouts.ts';
+import type { RequestKind } from './ports.ts';
+import { answerOnce, WaitingRequests } from './requests.ts';
+import type { RequestDone } from './requests.ts';
 import type { TimeoutWheel } from './timeouts.ts';
 import type { Turn } from './turn.ts';
 
@@ -45,8 +46,6 @@ const HANDSHAKE_TURNS_MAX = 20;
 /** Close code for a peer that was not admitted; the reason went before it in a refused frame. */
 const CLOSE_REFUSED = 4403;
 const EMPTY = new Uint8Array(0);
-
-export type RequestDone = (failure: RequestFailure | null, answer: Uint8Array | null) => void;
 
 /** What a link tells its owner, and asks of it. */
 export interface LinkOwner {
@@ -70,18 +69,6 @@ export interface LinkOwner {
   down(link: Link, why: string): void;
 }
 
-class Waiting extends Deadline {
-  readonly done: RequestDone;
-  /** The batch that carries it: equal to the link's current batch while it has not been handed to the socket. */
-  readonly batch: number;
-
-  constructor(expired: () => void, done: RequestDone, batch: number) {
-    super(expired);
-    this.done = done;
-    this.batch = batch;
-  }
-}
-
 type LinkState = 'handshake' | 'up' | 'closed';
 
 export class Link {
@@ -99,8 +86,8 @@ export class Link {
 
   readonly #requests = new BatchWriter(FrameKind.requests);
   readonly #answers = new BatchWriter(FrameKind.answers);
-  readonly #waiting = new Map<number, Waiting>();
-  #nextId = 1;
+  readonly #waiting: WaitingRequests;
+  /** The batch that gathers: requests of an earlier one have been handed to the socket. */
   #batch = 0;
   #ending = false;
   /** The socket holds frames back until the end of the turn. */
@@ -113,6 +100,7 @@ export class Link {
 
   constructor(owner: LinkOwner, options: { ws: WebSocket; socket: Socket; dialed: string | null; order: number }) {
     this.#owner = owner;
+    this.#waiting = new WaitingRequests(owner.wheel);
     this.#ws = options.ws;
     this.#socket = options.socket;
     this.dialed = options.dialed;
@@ -173,11 +161,7 @@ export class Link {
   request(kind: RequestKind, body: Uint8Array, timeoutMs: number, done: RequestDone): boolean {
     if (this.#state !== 'up' || body.length > BODY_BYTES_MAX || this.#waiting.size >= LINK_REQUESTS_MAX) return false;
     if (this.bufferedBytes + body.length > LINK_BUFFER_BYTES_MAX && this.bufferedBytes > 0) return false;
-    const id = this.#freeId();
-    const waiting = new Waiting(() => this.#settle(id, 'lost', null), done, this.#batch);
-    this.#waiting.set(id, waiting);
-    this.#owner.wheel.add(waiting, performance.now(), timeoutMs);
-    this.#requests.add(id, kind, body);
+    this.#requests.add(this.#waiting.add({ bytes: body.length, batch: this.#batch, timeoutMs, done }), kind, body);
     this.#scheduleFlush();
     return true;
   }
@@ -235,7 +219,7 @@ export class Link {
   #finish(why: string): void {
     this.#state = 'closed';
     this.#owner.down(this, why);
-    for (const [id, waiting] of this.#waiting) this.#settle(id, waiting.batch === this.#batch ? 'link_down' : 'lost', null);
+    this.#waiting.fail((batch) => (batch === this.#batch ? 'link_down' : 'lost'));
   }
 
   #receive(data: unknown): void {
@@ -258,7 +242,7 @@ export class Link {
       case FrameKind.requests:
         return readBatch(frame, (id, tag, body) => this.#serve(id, tag, body));
       case FrameKind.answers:
-        return readBatch(frame, (id, tag, body) => this.#settle(id, tag === AnswerStatus.ok ? null : 'remote_error', body));
+        return readBatch(frame, (id, tag, body) => this.#waiting.settle(id, tag === AnswerStatus.ok ? null : 'remote_error', body));
       case FrameKind.ping:
         return this.#observeClock(decodePing(frame));
       case FrameKind.beat:
@@ -325,17 +309,10 @@ export class Link {
   #serve(id: number, tag: number, body: Uint8Array): void {
     const kind = requestKindOf(tag);
     if (kind === null) return this.#answer(id, AnswerStatus.remoteError, EMPTY);
-    let answered = false;
-    const reply = (status: number, answer: Uint8Array): void => {
-      if (answered) return;
-      answered = true;
-      this.#answer(id, status, answer);
-    };
-    try {
-      this.#owner.request(this, kind, body, (answer) => reply(AnswerStatus.ok, answer));
-    } catch {
-      reply(AnswerStatus.remoteError, EMPTY);
-    }
+    answerOnce(
+      (reply) => this.#owner.request(this, kind, body, reply),
+      (answer) => (answer === null ? this.#answer(id, AnswerStatus.remoteError, EMPTY) : this.#answer(id, AnswerStatus.ok, answer)),
+    );
   }
 
   #answer(id: number, status: number, body: Uint8Array): void {
@@ -345,22 +322,6 @@ export class Link {
     if (!fits && body.length > 0) return this.#answer(id, AnswerStatus.remoteError, EMPTY);
     this.#answers.add(id, status, body);
     this.#scheduleFlush();
-  }
-
-  #settle(id: number, failure: RequestFailure | null, answer: Uint8Array | null): void {
-    const waiting = this.#waiting.get(id);
-    // Answered after its time ran out.
-    if (waiting === undefined) return;
-    this.#waiting.delete(id);
-    this.#owner.wheel.cancel(waiting);
-    waiting.done(failure, failure === null ? answer : null);
-  }
-
-  #freeId(): number {
-    while (this.#waiting.has(this.#nextId)) this.#nextId = (this.#nextId + 1) >>> 0;
-    const id = this.#nextId;
-    this.#nextId = (id + 1) >>> 0;
-    return id;
   }
 
   #scheduleFlush(): void {

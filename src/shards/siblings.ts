@@ -3,12 +3,14 @@
  * those of the peer links (link-frames.ts), so that requests made in one turn of the event loop share a message. There is
  * no handshake and no liveness: threads of one process live and die together.
  *
- * Owns the requests in flight and their bounds; what they ask for is shard-requests.ts'.
+ * Owns the port and the bounds of what is in flight; what is asked for is for peer-requests.ts and node-calls.ts to say.
  */
 import type { MessagePort } from 'node:worker_threads';
 import { AnswerStatus, BATCH_BYTES_FLUSH, BatchWriter, FrameKind, readBatch } from '../cluster/link-frames.ts';
 import type { RequestFailure } from '../cluster/ports.ts';
-import { Deadline, TimeoutWheel } from '../cluster/timeouts.ts';
+import { answerOnce, WaitingRequests } from '../cluster/requests.ts';
+import type { RequestDone } from '../cluster/requests.ts';
+import { TimeoutWheel } from '../cluster/timeouts.ts';
 
 /** Requests in flight to one sibling, and the bytes of their bodies; beyond either a request fails with 'link_down'. */
 const REQUESTS_MAX = 65_536;
@@ -18,51 +20,30 @@ const EMPTY = new Uint8Array(0);
 /** Beside those of AnswerStatus: nobody looked at the request, so that it is as if it had never been sent. */
 const NOT_SERVED = 2;
 
-type Done = (failure: RequestFailure | null, answer: Uint8Array | null) => void;
-
 /** Answers a request of a sibling by calling `reply` once; what throws or rejects is answered 'remote_error'. */
 export type SiblingServer = (tag: number, body: Uint8Array, reply: (answer: Uint8Array) => void) => void;
-
-class Waiting extends Deadline {
-  readonly done: Done;
-  readonly bytes: number;
-
-  constructor(expired: () => void, done: Done, bytes: number) {
-    super(expired);
-    this.done = done;
-    this.bytes = bytes;
-  }
-}
 
 /** The port to one sibling. */
 class SiblingPort {
   readonly #port: MessagePort;
-  readonly #wheel: TimeoutWheel;
   /** Null while this shard does not run. */
   readonly #server: () => SiblingServer | null;
   readonly #requests = new BatchWriter(FrameKind.requests);
   readonly #answers = new BatchWriter(FrameKind.answers);
-  readonly #waiting = new Map<number, Waiting>();
-  #waitingBytes = 0;
-  #nextId = 1;
+  readonly #waiting: WaitingRequests;
   #flushing = false;
 
   constructor(port: MessagePort, wheel: TimeoutWheel, server: () => SiblingServer | null) {
     this.#port = port;
-    this.#wheel = wheel;
+    this.#waiting = new WaitingRequests(wheel);
     this.#server = server;
     port.on('message', (frame: unknown) => this.#receive(frame));
   }
 
   /** False: not accepted, certainly not delivered, and `done` will not be called. */
-  request(tag: number, body: Uint8Array, timeoutMs: number, done: Done): boolean {
-    if (this.#waiting.size >= REQUESTS_MAX || (this.#waitingBytes > 0 && this.#waitingBytes + body.length > REQUEST_BYTES_MAX)) return false;
-    const id = this.#freeId();
-    const waiting = new Waiting(() => this.#settle(id, 'lost', null), done, body.length);
-    this.#waiting.set(id, waiting);
-    this.#waitingBytes += body.length;
-    this.#wheel.add(waiting, performance.now(), timeoutMs);
-    this.#requests.add(id, tag, body);
+  request(tag: number, body: Uint8Array, timeoutMs: number, done: RequestDone): boolean {
+    if (this.#waiting.size >= REQUESTS_MAX || (this.#waiting.bytes > 0 && this.#waiting.bytes + body.length > REQUEST_BYTES_MAX)) return false;
+    this.#requests.add(this.#waiting.add({ bytes: body.length, batch: 0, timeoutMs, done }), tag, body);
     this.#scheduleFlush();
     return true;
   }
@@ -71,42 +52,22 @@ class SiblingPort {
     // Both ends are this very program.
     if (!(frame instanceof Uint8Array)) throw new Error('a sibling shard sent what is no frame');
     const bytes = Buffer.from(frame.buffer, frame.byteOffset, frame.length);
-    if (bytes[0] === FrameKind.requests) readBatch(bytes, (id, tag, body) => this.#answer(id, tag, body));
-    else readBatch(bytes, (id, tag, body) => this.#settle(id, failureOf(tag), body));
+    if (bytes[0] === FrameKind.requests) readBatch(bytes, (id, tag, body) => this.#serve(id, tag, body));
+    else readBatch(bytes, (id, tag, body) => this.#waiting.settle(id, failureOf(tag), body));
   }
 
-  #answer(id: number, tag: number, body: Uint8Array): void {
+  #serve(id: number, tag: number, body: Uint8Array): void {
     const serve = this.#server();
-    let answered = false;
-    const reply = (status: number, answer: Uint8Array): void => {
-      if (answered) return;
-      answered = true;
-      this.#answers.add(id, status, answer);
-      this.#scheduleFlush();
-    };
-    if (serve === null) return reply(NOT_SERVED, EMPTY);
-    try {
-      serve(tag, body, (answer) => reply(AnswerStatus.ok, answer));
-    } catch {
-      reply(AnswerStatus.remoteError, EMPTY);
-    }
+    if (serve === null) return this.#answer(id, NOT_SERVED, EMPTY);
+    answerOnce(
+      (reply) => serve(tag, body, reply),
+      (answer) => (answer === null ? this.#answer(id, AnswerStatus.remoteError, EMPTY) : this.#answer(id, AnswerStatus.ok, answer)),
+    );
   }
 
-  #settle(id: number, failure: RequestFailure | null, answer: Uint8Array | null): void {
-    const waiting = this.#waiting.get(id);
-    // Answered after its time ran out.
-    if (waiting === undefined) return;
-    this.#waiting.delete(id);
-    this.#waitingBytes -= waiting.bytes;
-    this.#wheel.cancel(waiting);
-    waiting.done(failure, failure === null ? answer : null);
-  }
-
-  #freeId(): number {
-    while (this.#waiting.has(this.#nextId)) this.#nextId = (this.#nextId + 1) >>> 0;
-    const id = this.#nextId;
-    this.#nextId = (id + 1) >>> 0;
-    return id;
+  #answer(id: number, status: number, body: Uint8Array): void {
+    this.#answers.add(id, status, body);
+    this.#scheduleFlush();
   }
 
   /** Behind everything that arrived in this turn, as on a peer link. */
@@ -160,7 +121,7 @@ export class Siblings {
   }
 
   /** `done` is called once, and never before this returns. */
-  request(index: number, tag: number, body: Uint8Array, timeoutMs: number, done: Done): void {
+  request(index: number, tag: number, body: Uint8Array, timeoutMs: number, done: RequestDone): void {
     const isAccepted = this.#ports.get(index)?.request(tag, body, timeoutMs, done) ?? false;
     if (!isAccepted) setImmediate(done, 'link_down', null);
   }

@@ -6,9 +6,10 @@
  *   value = (group u16, last index varint)*, checksum
  */
 import type { GroupId } from '../../raft/types.ts';
+import { Reader, Writer } from '../contexts/bytes.ts';
 import { DamageError, isIntact, sealed, unsealed } from './checksum.ts';
-import { readU16, writeU16 } from './integers.ts';
 import { BOUNDS_KEY } from './keys.ts';
+import type { GroupRecord } from './records.ts';
 import type { RowSink } from './writer.ts';
 
 /** Group and the longest varint of a safe integer. */
@@ -22,24 +23,14 @@ export class LogBounds {
   /** The stored row, if there is one. Throws DamageError: without it no log's end is certain. */
   load(value: Uint8Array | undefined | null): void {
     if (value === undefined) return;
-    if (value === null || !isIntact(BOUNDS_KEY, value)) throw new DamageError(null, 'the row that says where the logs end is damaged');
-    const items = unsealed(value);
-    for (let at = 0; at < items.length; ) {
-      const group = readU16(items, at);
-      at += 2;
-      let last = 0;
-      for (let scale = 1; ; scale *= 128) {
-        const byte = items[at++] ?? 0;
-        last += (byte & 0x7f) * scale;
-        if (byte < 0x80) break;
-      }
-      this.#ends.set(group, last);
-    }
+    const reader = value === null || !isIntact(BOUNDS_KEY, value) ? null : new Reader(unsealed(value));
+    while (reader?.atEnd === false) this.#ends.set(reader.byte() * 256 + reader.byte(), reader.uint());
+    if (reader?.ok !== true) throw new DamageError(null, 'the row that says where the logs end is damaged');
   }
 
-  /** Last index of the group's log, or undefined where its record says it. */
-  lastIndex(group: GroupId): number | undefined {
-    return this.#ends.get(group);
+  /** The record of a group as it is stored, with the end of its log as it is. */
+  completed(group: GroupId, stored: GroupRecord): GroupRecord {
+    return { ...stored, lastIndex: this.#ends.get(group) ?? stored.lastIndex };
   }
 
   /** The batch at hand appends to the log and leaves the record as it is. */
@@ -57,15 +48,12 @@ export class LogBounds {
   write(sink: RowSink): void {
     if (!this.#changed) return;
     this.#changed = false;
-    const items = new Uint8Array(this.#ends.size * ITEM_BYTES_MAX);
-    let at = 0;
+    const writer = new Writer(this.#ends.size * ITEM_BYTES_MAX);
     for (const [group, last] of this.#ends) {
-      writeU16(items, at, group);
-      at += 2;
-      let rest = last;
-      for (; rest > 0x7f; rest = Math.floor(rest / 128)) items[at++] = (rest % 128) | 0x80;
-      items[at++] = rest;
+      writer.byte(group >>> 8);
+      writer.byte(group);
+      writer.uint(last);
     }
-    sink.put(BOUNDS_KEY, sealed(BOUNDS_KEY, items.subarray(0, at)));
+    sink.put(BOUNDS_KEY, sealed(BOUNDS_KEY, writer.done()));
   }
 }

@@ -129,7 +129,7 @@ export class OfflineStore {
     const bounds = new LogBounds();
     bounds.load(readSync(this.db, BOUNDS_KEY));
     for (const { group, record: stored, damaged } of await readGroups(this.db)) {
-      const record = stored === null ? null : { ...stored, lastIndex: bounds.lastIndex(group) ?? stored.lastIndex };
+      const record = stored === null ? null : bounds.completed(group, stored);
       if (record === null) useless.push({ group, replica: 0, reason: damaged ?? 'its record is damaged' });
       else if (damaged !== null) useless.push({ group, replica: record.replica, reason: damaged });
       else if (record.conf.voters.length + record.conf.learners.length === 0) useless.push({ group, replica: record.replica, reason: 'its replica had not received its first snapshot' });

@@ -499,7 +499,7 @@ export class Storage implements HostStorage {
         this.lost.set(group, damaged ?? 'its record is damaged');
         continue;
       }
-      const record = { ...stored, lastIndex: this.bounds.lastIndex(group) ?? stored.lastIndex };
+      const record = this.bounds.completed(group, stored);
       const store = this.groupStore(group, record, damaged);
       this.groupStores.set(group, store);
       if (damaged !== null) continue;
