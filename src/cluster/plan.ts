@@ -177,9 +177,12 @@ function planTable(view: View): { moves: Move[]; roles: { id: ReplicaId; voter: 
   const isSound = (replica: PlacedReplica): boolean => eligible.includes(replica.node) && !view.isDamaged(TOPOLOGY_GROUP, replica);
   const voters = staying.filter(({ voter }) => voter);
   const wanted = eligible.length >= REPLICATION_FACTOR ? topologyVoterCount(eligible.length) : Math.max(voters.length, view.wanted);
+  const others = staying.filter((replica) => !replica.voter && isSound(replica) && observed.up.has(replica.node)).sort((a, b) => place(a) - place(b));
   const candidates = [
     ...voters.filter(isSound).sort((a, b) => place(a) - place(b)),
-    ...staying.filter((replica) => !replica.voter && replica.phase === 'settled' && isSound(replica) && observed.up.has(replica.node)).sort((a, b) => place(a) - place(b)),
+    ...others.filter(({ phase }) => phase === 'settled'),
+    // Newcomers, and voters on their way out: who cannot go before there are enough others is to stay instead.
+    ...others.filter(({ phase }) => phase === 'changing'),
     // Who is gone keeps its vote until there is somebody to take it.
     ...voters.filter((replica) => !isSound(replica)),
   ];

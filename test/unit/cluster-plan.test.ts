@@ -244,6 +244,21 @@ describe('plan', () => {
     assert.ok(model.join('b').ok, 'the name may come back with an empty disk');
   });
 
+  it('a voter of the table on its way out is kept where too few others are left', () => {
+    for (const second of ['b', 'c', 'd', 'e']) {
+      const model = new Model(5);
+      assert.ok(model.apply({ type: 'drain', name: 'a', drain: true }).ok);
+      // Decided, and none of it done yet.
+      const { command } = model.plan();
+      assert.ok(command !== null && command.roles.length > 0 && model.apply(command).ok);
+      assert.ok(model.apply({ type: 'drain', name: second, drain: true }).ok);
+      model.up.delete(second);
+      assert.ok(model.join(second).ok);
+      model.settle();
+      model.assertSound();
+    }
+  });
+
   it('what would leave a group with fewer voters is refused', () => {
     const model = new Model(3);
     for (const command of [{ type: 'drain', name: 'a', drain: true }, { type: 'remove', name: 'a', lost: true }] as const) {
