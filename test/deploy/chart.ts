@@ -58,7 +58,7 @@ export interface Manifest {
     readonly selector?: { readonly matchLabels?: Readonly<Record<string, string>> };
     readonly podSelector?: { readonly matchLabels?: Readonly<Record<string, string>> };
     readonly policyTypes?: readonly string[];
-    readonly ingress?: readonly { readonly ports: readonly { readonly port: string }[]; readonly from: readonly unknown[] }[];
+    readonly ingress?: readonly { readonly ports: readonly { readonly port: string | number; readonly endPort?: number }[]; readonly from: readonly { readonly podSelector?: { readonly matchLabels?: Readonly<Record<string, string>> } }[] }[];
     readonly ports?: readonly { readonly name: string; readonly port: number; readonly targetPort: string }[];
     readonly endpoints?: readonly { readonly port: string; readonly path: string; readonly relabelings: readonly unknown[] }[];
     readonly persistentVolumeClaimRetentionPolicy?: { readonly whenDeleted: string; readonly whenScaled: string };

@@ -122,6 +122,26 @@ test('what the objects name in each other is there: labels, ports, volumes, Secr
   assert.equal(chart.appVersion, manifest.version, 'the chart starts the image of this version');
 });
 
+test('the ports of shards are open to the other members and to nobody else', async (t) => {
+  const tools = needTools(t, ['helm4']);
+  if (tools === null) return;
+  for (const [shards, set] of [[3, 'config.FASTPACA_SHARDS=3'], [64, 'config.FASTPACA_SHARDS=64']] as const) {
+    const manifests = await render(tools.helm4, { set: [set, 'networkPolicy.enabled=true'] });
+    const { POD_NAME: _, ...env } = podEnv(manifests, 0, EXISTING);
+    const { port, shards: read } = loadConfig(env);
+    const labels = the(manifests, 'StatefulSet').spec?.template?.metadata.labels;
+    const [, between, ...more] = the(manifests, 'NetworkPolicy').spec?.ingress ?? [];
+    assert.equal(read, shards);
+    assert.deepEqual([between?.ports.map((range) => [range.port, range.endPort]), more], [[[port + 1, port + shards]], []]);
+    const [members, ...others] = between?.from ?? [];
+    assert.deepEqual([Object.entries(members?.podSelector?.matchLabels ?? { none: '' }).filter(([name, value]) => labels?.[name] !== value), others], [[], []]);
+  }
+  for (const set of [[], ['config.FASTPACA_SHARDS=1']]) {
+    const manifests = await render(tools.helm4, { set: [...set, 'networkPolicy.enabled=true'] });
+    assert.equal(the(manifests, 'NetworkPolicy').spec?.ingress?.length, 1);
+  }
+});
+
 test('a pod has no privileges, fits the image, and has the time that a handover takes', async (t) => {
   const tools = needTools(t, ['helm4']);
   if (tools === null) return;
