@@ -23,6 +23,13 @@ COPY deploy/healthcheck.ts deploy/
 COPY raft raft
 COPY archiver archiver
 COPY src src
+# Compiled once, here, for the user that runs it (the cache is told apart by uid): a start takes half the time and never
+# loads the compiler, which is 30 MB of memory. The root may be read-only, as nothing is added.
+ENV NODE_COMPILE_CACHE=/app/.compile-cache
+RUN install --directory --owner=10001 --group=10001 .compile-cache \
+  && setpriv --reuid=10001 --regid=10001 --clear-groups node src/main.ts --version \
+  && setpriv --reuid=10001 --regid=10001 --clear-groups node --input-type=module -e "await import('/app/src/node.ts'); process.exit()" \
+  && chmod --recursive a+rX .compile-cache
 
 # Only the node binary is taken along: no npm, no compiler, nothing to install more with.
 FROM ${BASE_IMAGE}
@@ -35,7 +42,7 @@ RUN apt-get update \
 COPY --from=build /usr/local/bin/node /usr/local/bin/node
 COPY --from=build /app /app
 WORKDIR /app
-ENV NODE_ENV=production FASTPACA_RAFT_DATA_DIR=/data
+ENV NODE_ENV=production NODE_COMPILE_CACHE=/app/.compile-cache FASTPACA_RAFT_DATA_DIR=/data
 VOLUME /data
 EXPOSE 4000
 # By number, so that Kubernetes can tell that it is not root.

@@ -73,7 +73,7 @@ describe('carried out', () => {
     const found = built(t);
     if (found === null) return;
     const app = found.root.of('/app');
-    assert.deepEqual(listing(app), ['LICENSE', 'archiver', 'deploy', 'node_modules', 'package-lock.json', 'package.json', 'raft', 'src']);
+    assert.deepEqual(listing(app), ['.compile-cache', 'LICENSE', 'archiver', 'deploy', 'node_modules', 'package-lock.json', 'package.json', 'raft', 'src']);
     assert.deepEqual(listing(join(app, 'deploy')), ['healthcheck.ts']);
     for (const name of ['typescript', 'node', 'fast-check', '@types']) assert.ok(!existsSync(join(app, 'node_modules', name)), `${name} is for development`);
     assert.ok(existsSync(join(app, 'node_modules/fastify')));
@@ -96,6 +96,10 @@ describe('carried out', () => {
     t.after(() => container.kill());
     await until('the container to be ready', () => isReady(container, url));
     const status = readFileSync(`/proc/${container.pid}/status`, 'utf8');
+    // What the build compiled is where this user looks for it.
+    const cache = (await container.exec(['node', '-p', 'require("node:module").getCompileCacheDir()'], env)).trim();
+    assert.match(cache, /^\/app\/\.compile-cache\/.*-10001$/);
+    assert.ok(listing(found.root.of(cache)).length > 300, 'the sources and the packages');
     assert.match(status, /^Uid:\t10001\t10001\t10001\t10001$/m);
     assert.match(status, /^CapEff:\t0+$/m);
     assert.match(status, /^NSpid:\t\d+\t1$/m);

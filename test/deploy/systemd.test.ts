@@ -64,9 +64,10 @@ test('it fits the program: time to stop, exit codes, variables, files', () => {
   assert.deepEqual(said('RestartPreventExitStatus'), ['2']);
   for (const pair of said('Environment').join(' ').split(' ')) {
     const [name = ''] = pair.split('=');
-    assert.ok(name === 'NODE_ENV' || name in VARIABLES, name);
+    assert.ok(name === 'NODE_ENV' || name === 'NODE_COMPILE_CACHE' || name in VARIABLES, name);
   }
   assert.equal(said('ExecStart')[0], '/opt/fastpaca/bin/node /opt/fastpaca/src/main.ts');
+  assert.equal(`/var/cache/${said('CacheDirectory')[0]}`, /NODE_COMPILE_CACHE=(\S+)/.exec(text)?.[1]);
   assert.equal(`/var/lib/${said('StateDirectory')[0]}`, /FASTPACA_RAFT_DATA_DIR=(\S+)/.exec(text)?.[1]);
 });
 

@@ -93,7 +93,7 @@ export class NodeProcess {
 
   /** `main`: of another build of the server. */
   start(extraEnv: Record<string, string> = {}, main = MAIN): void {
-    const child = spawn(process.execPath, [main], { env: { PATH: process.env['PATH'] ?? '', ...this.env, ...extraEnv }, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(process.execPath, [main], { env: { PATH: process.env['PATH'] ?? '', NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'] ?? '', ...this.env, ...extraEnv }, stdio: ['ignore', 'pipe', 'pipe'] });
     const log = createWriteStream(this.logFile, { flags: 'a' });
     child.stdout?.pipe(log, { end: false });
     child.stderr?.pipe(log, { end: false });

@@ -13,7 +13,7 @@ export interface Ended {
 
 /** `file` from the root of the repository; of this process' environment it gets PATH alone. */
 export async function execute(file: string, args: readonly string[], { cwd, env }: { cwd: string; env: Record<string, string> }): Promise<Ended> {
-  const child = spawn(process.execPath, [join(ROOT, file), ...args], { cwd, env: { PATH: process.env['PATH'] ?? '', ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, [join(ROOT, file), ...args], { cwd, env: { PATH: process.env['PATH'] ?? '', NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'] ?? '', ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   let out = '';
   let err = '';
   child.stdout.on('data', (chunk) => (out += String(chunk)));
