@@ -28,7 +28,7 @@ COPY src src
 ENV NODE_COMPILE_CACHE=/app/.compile-cache
 RUN install --directory --owner=10001 --group=10001 .compile-cache \
   && setpriv --reuid=10001 --regid=10001 --clear-groups node src/main.ts --version \
-  && setpriv --reuid=10001 --regid=10001 --clear-groups node --input-type=module -e "await import('/app/src/node.ts'); process.exit()" \
+  && setpriv --reuid=10001 --regid=10001 --clear-groups node --input-type=module -e "await import('/app/src/node.ts'); await import('/app/src/tokens/worker.ts').catch(() => undefined); process.exit()" \
   && chmod --recursive a+rX .compile-cache
 
 # Only the node binary is taken along: no npm, no compiler, nothing to install more with.

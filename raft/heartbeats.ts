@@ -30,6 +30,8 @@ export class HeartbeatSender {
   #epoch = 0;
   readonly #sent: (SentList | undefined)[] = new Array<SentList | undefined>(LIST_SLOTS).fill(undefined);
   #gathered: number[] = [];
+  /** Where in `#gathered` each group stands last: a later one between the same replicas takes the place of an earlier one. */
+  readonly #places = new Map<GroupId, number>();
 
   constructor(stream: ListStream, session: number) {
     this.#stream = stream;
@@ -41,6 +43,7 @@ export class HeartbeatSender {
     this.#session = session;
     this.#sent.fill(undefined);
     this.#gathered = [];
+    this.#places.clear();
   }
 
   get isEmpty(): boolean {
@@ -49,13 +52,22 @@ export class HeartbeatSender {
 
   /** Adds a plain heartbeat to what the next `flush` sends. */
   gather(group: GroupId, message: Message): void {
-    this.#gathered.push(group, message.from, message.to, message.term, message.commit);
+    const items = this.#gathered;
+    const at = this.#places.get(group);
+    if (at !== undefined && items[at + 1] === message.from && items[at + 2] === message.to) {
+      items[at + 3] = message.term;
+      items[at + 4] = message.commit;
+      return;
+    }
+    this.#places.set(group, items.length);
+    items.push(group, message.from, message.to, message.term, message.commit);
   }
 
   /** Writes what was gathered, by name if the peer is known to hold that very list in `slot`. */
   flush(frame: FrameWriter, slot: number): void {
     const items = this.#gathered;
     if (items.length === 0) return;
+    this.#places.clear();
     const sent = this.#sent[slot];
     if (sent !== undefined && sameNumbers(sent.items, items)) {
       this.#gathered.length = 0;

@@ -44,6 +44,8 @@ export class RaftHost {
   #pacing = false;
   /** A tick passed: frames that wait for a write leave, in case it hangs. */
   #flushDue = false;
+  /** A tick passed at which heartbeats are due: plain answers to those of others leave with them. */
+  #beatDue = false;
   /** Replicas of the write in flight, and of one that completed and was not yet acted upon. */
   #writing: readonly HostedReplica[] | null = null;
   /** Tick at which the write in flight began. */
@@ -109,6 +111,7 @@ export class RaftHost {
     }
     this.#flush((this.#writing !== null || this.#pacing) && !this.#flushDue);
     this.#flushDue = false;
+    this.#beatDue = false;
     if (this.#writeWanted && this.#writing === null && this.#written === null && !this.#pacing) this.#pace();
     this.#applySome();
 
@@ -121,7 +124,7 @@ export class RaftHost {
     if (this.#closed) return;
     if (this.#replicas.has(group)) throw new Error(`group ${group} is already hosted`);
     const { random, readRetryTicks } = this.#options;
-    const raft = new Raft({ ...this.#options, id: replica, log: this.#ports.storage.log(group) });
+    const raft = new Raft({ ...this.#options, id: replica, log: this.#ports.storage.log(group), ticksPassed: this.#ticks });
     const hosted = new HostedReplica(group, raft, new Reads(Math.floor(random() * 2 ** 48), readRetryTicks));
     this.#replicas.set(group, hosted);
     this.#mark(hosted);
@@ -141,6 +144,7 @@ export class RaftHost {
     if (this.#closed) return;
     this.#ticks += 1;
     this.#flushDue = true;
+    this.#beatDue ||= this.#ticks % this.#options.heartbeatTicks === 0;
     for (const replica of this.#replicas.values()) {
       try {
         replica.raft.tick();
@@ -389,7 +393,7 @@ export class RaftHost {
 
   #flush(mayWait: boolean): void {
     const slot = this.#ticks % Math.min(this.#options.heartbeatTicks, LIST_SLOTS);
-    for (const peer of this.#peers.values()) peer.flush(slot, mayWait, this.#onUnreachable);
+    for (const peer of this.#peers.values()) peer.flush({ heartbeatSlot: slot, mayWait, answers: this.#beatDue }, this.#onUnreachable);
   }
 
   #pace(): void {

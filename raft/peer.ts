@@ -40,6 +40,13 @@ export interface PeerLimits {
   readonly frameBytesMax: number;
 }
 
+/** What a flush may leave for later; see Peer.flush. */
+export interface FlushOptions {
+  readonly heartbeatSlot: number;
+  readonly mayWait: boolean;
+  readonly answers: boolean;
+}
+
 /** Told when an append did not leave, so that Raft probes instead of counting on it. */
 export type Unreachable = (group: GroupId, replica: number) => void;
 
@@ -102,11 +109,12 @@ export class Peer {
   /**
    * Sends what was gathered, if anything, as one frame. `mayWait`: a write is in flight, so that appends, which cannot
    * be committed before a later write here or there, and commits, which nobody waits for, may gather until it is done:
-   * fewer, larger frames exactly when there is much to send.
+   * fewer, larger frames exactly when there is much to send. `answers`: plain answers to heartbeats leave even if nothing
+   * else does. At other times they wait for company: nobody waits for them, and each frame wakes a node up.
    */
-  flush(heartbeatSlot: number, mayWait: boolean, unreachable: Unreachable): void {
+  flush({ heartbeatSlot, mayWait, answers }: FlushOptions, unreachable: Unreachable): void {
     this.sent[ListStream.heartbeat].flush(this.frame, heartbeatSlot);
-    this.sent[ListStream.response].flush(this.frame, this.responseSlot);
+    if (answers || this.frame.size > 0) this.sent[ListStream.response].flush(this.frame, this.responseSlot);
     if (this.frame.size > 0 && (this.#urgent || !mayWait)) this.#send(unreachable);
   }
 

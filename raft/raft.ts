@@ -75,7 +75,8 @@ export class Raft {
   /** Ticks since the leader was heard (follower), the campaign began (candidate) or the quorum was checked (leader). */
   #electionElapsed = 0;
   #electionTimeout = 0;
-  #heartbeatElapsed = 0;
+  /** Ticks since heartbeats were last due, counted in every role: those of all groups of a host fall due together. */
+  #heartbeatElapsed: number;
   /** Heartbeats go out with the next Ready, unless they are taken before. */
   #heartbeatDue = false;
   /** Ticks until a hurried campaign; 0: none. Cleared by any sign of a leader. */
@@ -120,6 +121,7 @@ export class Raft {
     this.id = options.id;
     this.#options = options;
     this.#log = new RaftLog(options.log);
+    this.#heartbeatElapsed = (options.ticksPassed ?? 0) % options.heartbeatTicks;
     this.#term = hardState.term;
     this.#vote = hardState.vote;
     this.#handedTerm = hardState.term;
@@ -163,6 +165,7 @@ export class Raft {
 
   /** One unit of time passed. */
   tick(): void {
+    this.#heartbeatElapsed = (this.#heartbeatElapsed + 1) % this.#options.heartbeatTicks;
     if (this.#role === 'leader') this.#tickLeader();
     else this.#tickElection();
   }
@@ -174,7 +177,6 @@ export class Raft {
   }
 
   #tickLeader(): void {
-    this.#heartbeatElapsed++;
     this.#electionElapsed++;
     this.#tickSnapshots();
     if (this.#electionElapsed >= this.#options.electionTicks) {
@@ -186,10 +188,7 @@ export class Raft {
       }
       this.#transferee = NONE;
     }
-    if (this.#heartbeatElapsed >= this.#options.heartbeatTicks) {
-      this.#heartbeatElapsed = 0;
-      this.#heartbeatDue = true;
-    }
+    if (this.#heartbeatElapsed === 0) this.#heartbeatDue = true;
   }
 
   /**
@@ -592,7 +591,6 @@ export class Raft {
   #resetTo(role: Role, leader: ReplicaId): void {
     this.#role = role;
     this.#electionElapsed = 0;
-    this.#heartbeatElapsed = 0;
     this.#heartbeatDue = false;
     this.#campaignIn = 0;
     this.#drawElectionTimeout();

@@ -196,6 +196,8 @@ export interface RaftOptions {
   /** Timeout is drawn from [electionTicks, 2 * electionTicks). */
   readonly electionTicks: number;
   readonly heartbeatTicks: number;
+  /** Ticks that the host counted before this replica started; heartbeats are due at its multiples of `heartbeatTicks`. Absent: 0. */
+  readonly ticksPassed?: number;
   readonly messageBytesMax: number;
   readonly inflightMessagesMax: number;
   readonly inflightBytesMax: number;

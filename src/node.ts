@@ -27,6 +27,7 @@ import { Standing } from './cluster/standing.ts';
 import { mountSnapshots, SnapshotReceiver, SnapshotSender } from './cluster/snapshots.ts';
 import { FOUNDING_FORMATS, tooOldFor } from './cluster/formats.ts';
 import { isGone, type Topology } from './cluster/topology.ts';
+import { Ticker } from './cluster/ticker.ts';
 import { Turn } from './cluster/turn.ts';
 import { WritePace } from './pace.ts';
 import type { Config } from './config.ts';
@@ -101,7 +102,8 @@ export class Node {
   private founding: Founding | null = null;
   private app: FastifyInstance | null = null;
   private connections: Connections | null = null;
-  private readonly timers: ReturnType<typeof setInterval>[] = [];
+  private readonly ticker = new Ticker(TICK_MS);
+  private readonly stops: (() => void)[] = [];
   /** Node of each replica, by group; rebuilt when the topology changes, because every message looks here. */
   private nodesByGroup: ReadonlyMap<ReplicaId, NodeId>[] = [];
   private topology: Topology | null = null;
@@ -169,6 +171,7 @@ export class Node {
     const turn = new Turn();
     this.links = new PeerLinks({
       turn,
+      every: this.ticker.every,
       self: () => ({ ...identity, clusterId: clusterId(), address: this.address, wireFormat: WIRE_FORMAT }),
       ...(shard === null ? {} : { seat: seatOf(shard) }),
       wireFormatInUse: () => this.topology?.formats.wire ?? 0,
@@ -261,6 +264,7 @@ export class Node {
       random: Math.random,
     });
     this.membership = new Membership({
+      every: this.ticker.every,
       identity,
       storage,
       host: this.host,
@@ -386,7 +390,7 @@ export class Node {
     await this.webhook?.close();
     await this.erasure.close();
     this.health.close();
-    for (const timer of this.timers) clearInterval(timer);
+    for (const stop of this.stops) stop();
     await this.receiver.close();
     await this.sender.close();
     await this.links.close();
@@ -447,7 +451,7 @@ export class Node {
       throw new StartError(`cannot listen on ${config.host}:${config.port}: ${error instanceof Error ? error.message : String(error)} (FASTPACA_HOST, PORT)`);
     }
     logger.info({ type: 'listening', host: config.host, port: config.port, advertise: this.address, generation: identity.generation }, 'listening');
-    this.timers.push(setInterval(() => this.sayReadiness(), READINESS_MS));
+    this.stops.push(this.ticker.every(READINESS_MS, () => this.sayReadiness()));
     this.links.open();
     await this.founding.open();
   }
@@ -462,6 +466,7 @@ export class Node {
   private async onFounded(record: FoundingRecord): Promise<void> {
     await this.membership.open(record);
     this.coordinator = new Coordinator({
+      every: this.ticker.every,
       identity: this.identity,
       address: this.address,
       host: this.host,
@@ -472,8 +477,7 @@ export class Node {
       isSlow: (name) => this.peerStatuses.isSlow(name),
       logger: this.logger,
     });
-    this.timers.push(setInterval(() => this.host.tick(), TICK_MS));
-    this.timers.push(setInterval(() => void this.watch(), WATCH_MS));
+    this.stops.push(this.ticker.every(TICK_MS, () => this.host.tick()), this.ticker.every(WATCH_MS, () => void this.watch()));
     if (this.topology?.nodes.length === 1) for (const group of this.host.groups()) this.host.campaign(group);
     this.health.open();
     this.erasure.open();

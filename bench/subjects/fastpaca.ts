@@ -57,6 +57,8 @@ function launch(root: string, ports: readonly number[], { env, directory, profil
       logFile: join(directory, `${name}.log`),
       env: {
         FASTPACA_NODE_NAME: name,
+        // As `npm start` does.
+        NODE_COMPILE_CACHE: join(root, 'node_modules/.cache/compile'),
         FASTPACA_HOST: '127.0.0.1',
         PORT: String(port),
         FASTPACA_RAFT_DATA_DIR: join(directory, name),

@@ -7,6 +7,8 @@ import type { RaftHost } from '../../raft/host.ts';
 import type { GroupId, ReplicaId } from '../../raft/types.ts';
 import { TOPOLOGY_GROUP } from '../constants.ts';
 import type { Logger } from '../log.ts';
+import { everyAlone } from './ticker.ts';
+import type { Every } from './ticker.ts';
 import { isSaid, OWN_FORMATS, raisable } from './formats.ts';
 import { compareNames } from './hello.ts';
 import type { NodeIdentity, PeerNetwork } from './ports.ts';
@@ -29,6 +31,8 @@ const HANDED_OVER_ROUNDS = 40;
 const HANDOVER_RETRY_MS = 700;
 
 export interface CoordinatorOptions {
+  /** When to do what is done again and again; absent: by a timer of its own. */
+  readonly every?: Every;
   readonly identity: NodeIdentity;
   /** host:port under which peers reach this node. */
   readonly address: string;
@@ -45,7 +49,7 @@ export interface CoordinatorOptions {
 
 export class Coordinator {
   private readonly options: CoordinatorOptions;
-  private readonly timer: ReturnType<typeof setInterval>;
+  private readonly stopRounds: () => void;
   private rounds = 0;
   /** Round since which a node has been up without a break, or 0. */
   private readonly upSince = new Map<string, number>();
@@ -60,12 +64,11 @@ export class Coordinator {
 
   constructor(options: CoordinatorOptions) {
     this.options = options;
-    this.timer = setInterval(() => this.round(), INTERVAL_MS);
-    this.timer.unref();
+    this.stopRounds = (options.every ?? everyAlone)(INTERVAL_MS, () => this.round());
   }
 
   close(): void {
-    clearInterval(this.timer);
+    this.stopRounds();
   }
 
   /** Hands every leadership to another live replica, as before a shutdown. Returns how many are still led here. */

@@ -35,7 +35,9 @@ export class Health {
   /** Why the node takes no part any more, or null. */
   private outFor: string | null = null;
   private majoritySeenAt = 0;
-  private readonly timers: ReturnType<typeof setInterval>[] = [];
+  /** Runs until every group has answered. */
+  private asking: ReturnType<typeof setInterval> | undefined;
+  private watching: ReturnType<typeof setInterval> | undefined;
 
   constructor(options: HealthOptions) {
     this.options = options;
@@ -45,12 +47,14 @@ export class Health {
   open(): void {
     this.pending = new Set(this.options.host.groups());
     this.majoritySeenAt = performance.now();
-    this.timers.push(setInterval(() => this.ask(), ASK_MS), setInterval(() => this.checkMajority(), CUT_OFF_CHECK_MS));
+    this.asking = setInterval(() => this.ask(), ASK_MS);
+    this.watching = setInterval(() => this.checkMajority(), CUT_OFF_CHECK_MS);
     this.ask();
   }
 
   close(): void {
-    for (const timer of this.timers) clearInterval(timer);
+    clearInterval(this.asking);
+    clearInterval(this.watching);
   }
 
   /** The node is about to stop. */
@@ -105,7 +109,9 @@ export class Health {
   }
 
   private latchIfDone(): void {
-    if (this.pending?.size === 0) this.latched = true;
+    if (this.pending?.size !== 0) return;
+    this.latched = true;
+    clearInterval(this.asking);
   }
 
   private checkMajority(): void {

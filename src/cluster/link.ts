@@ -182,7 +182,9 @@ export class Link {
     if (this.#silentTurns >= SILENT_TURNS_MAX) return this.end('no byte from the peer for a second');
     if (this.#state === 'handshake' && this.#turns >= HANDSHAKE_TURNS_MAX) return this.end('the handshake took too long');
     // A peer that does not read leaves our bytes here; more pings would not help it.
-    if (this.#ws.bufferedAmount < LINK_BUFFER_BYTES_MAX) this.#ws.send(encodePing(Date.now()));
+    if (this.#ws.bufferedAmount >= LINK_BUFFER_BYTES_MAX) return;
+    this.#cork();
+    this.#ws.send(encodePing(Date.now()));
   }
 
   /** Sends the reason, then ends. */

@@ -27,6 +27,8 @@ import { isForGood } from './standing.ts';
 import type { RequestDone } from './requests.ts';
 import type { Standing, SteppedBack } from './standing.ts';
 import { TimeoutWheel } from './timeouts.ts';
+import { everyAlone } from './ticker.ts';
+import type { Every } from './ticker.ts';
 import { Turn } from './turn.ts';
 
 export const PEER_PATH = '/_peer';
@@ -50,6 +52,8 @@ export interface PeerLog {
 }
 
 export interface PeerLinksOptions {
+  /** When to do what is done again and again; absent: by a timer of its own. */
+  readonly every?: Every;
   /** This node now; the links add what `standing`, `ledger` and the clock say. */
   readonly self: () => PeerInfo;
   /** Absent: not divided. */
@@ -111,7 +115,7 @@ export class PeerLinks implements PeerNetwork {
   readonly #wheel = new TimeoutWheel(performance.now());
   readonly #owner: LinkOwner;
   readonly #beats: Beats;
-  #timer: NodeJS.Timeout | null = null;
+  #stopTicks: (() => void) | null = null;
   #ticks = 0;
   #order = 0;
   #closed = false;
@@ -138,10 +142,10 @@ export class PeerLinks implements PeerNetwork {
     };
   }
 
-  /** Starts the timer; nothing is dialed before `setPeers`, or by a node that stepped back in an earlier open. */
+  /** Starts the ticks; nothing is dialed before `setPeers`, or by a node that stepped back in an earlier open. */
   open(): void {
     this.#saySteppedBack();
-    this.#timer ??= setInterval(() => this.#tick(), TICK_MS);
+    this.#stopTicks ??= (this.#options.every ?? everyAlone)(TICK_MS, () => this.#tick());
   }
 
   /**
@@ -151,8 +155,8 @@ export class PeerLinks implements PeerNetwork {
    */
   async close(): Promise<void> {
     this.#closed = true;
-    if (this.#timer !== null) clearInterval(this.#timer);
-    this.#timer = null;
+    this.#stopTicks?.();
+    this.#stopTicks = null;
     for (const target of this.#targets.values()) target.dialing?.terminate();
     this.#targets.clear();
     if (this.#up.size > 0) await this.#beats.last();
@@ -258,8 +262,9 @@ export class PeerLinks implements PeerNetwork {
     this.#ticks += 1;
     const judging = this.#ticks % JUDGE_TICKS === 0;
     // Timers run before the poll phase, immediates after it: by then what had arrived while this process was busy has
-    // been read, so neither a peer nor a deadline is judged by our own stall.
-    setImmediate(() => {
+    // been read, so neither a peer nor a deadline is judged by our own stall. In the turn that is on its way: what is
+    // said here leaves with what Raft says at its tick.
+    this.#owner.turn.soon(() => {
       if (this.#closed) return;
       const now = performance.now();
       this.#wheel.advance(now);

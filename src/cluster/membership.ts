@@ -9,6 +9,8 @@ import { TOPOLOGY_GROUP } from '../constants.ts';
 import { ApiError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Storage } from '../storage/store.ts';
+import { everyAlone } from './ticker.ts';
+import type { Every } from './ticker.ts';
 import { StateComparison, type ComparisonStats } from './comparison.ts';
 import { describeCluster, type ClusterDescription } from './describe.ts';
 import type { RouteAnswer } from './founding.ts';
@@ -34,6 +36,8 @@ const DOWN_MS = 3000;
 const NAMED_MAX = 5;
 
 export interface MembershipOptions {
+  /** When to do what is done again and again; absent: by a timer of its own. */
+  readonly every?: Every;
   readonly identity: Pick<NodeIdentity, 'name' | 'storeId'>;
   readonly storage: Storage;
   readonly host: RaftHost;
@@ -66,7 +70,7 @@ export class Membership {
   private readonly planner: Planner;
   private readonly comparison: StateComparison;
   private table: Topology | null = null;
-  private readonly timers: NodeJS.Timeout[] = [];
+  private readonly stops: (() => void)[] = [];
   private planScheduled = false;
   private isOut = false;
   private closed = false;
@@ -117,12 +121,13 @@ export class Membership {
     this.follow(table ?? foundingTopology(record, this.options.runs));
     if (this.table !== null) await this.replicas.open(this.table);
     this.comparison.open();
-    this.timers.push(setInterval(() => this.plan(), PLAN_MS), setInterval(() => this.fetchTable(), FETCH_MS));
+    const every = this.options.every ?? everyAlone;
+    this.stops.push(every(PLAN_MS, () => this.plan()), every(FETCH_MS, () => this.fetchTable()));
   }
 
   async close(): Promise<void> {
     this.closed = true;
-    for (const timer of this.timers) clearInterval(timer);
+    for (const stop of this.stops) stop();
     this.comparison.close();
     this.mover.close();
     await this.replicas.close();

@@ -9,9 +9,10 @@ import type { Logger } from '../log.ts';
 import { nextStep } from './reconcile.ts';
 import type { SettledGroup, Topology, TopologyCommand } from './topology.ts';
 
+/** How often groups are looked at that the table wants otherwise than they are. */
 const ROUND_MS = 50;
-/** Every so many rounds all led groups are looked at, whatever the table says of them. */
-const FULL_ROUNDS = 100;
+/** How often all led groups are looked at, whatever the table says of them. */
+const FULL_ROUND_MS = 5000;
 
 export interface MoverOptions {
   readonly host: RaftHost;
@@ -22,7 +23,9 @@ export interface MoverOptions {
 
 export class Mover {
   private readonly options: MoverOptions;
-  private readonly timer: NodeJS.Timeout;
+  private readonly fullRounds: NodeJS.Timeout;
+  /** Runs while there are `unsettled` groups. */
+  private rounds: NodeJS.Timeout | null = null;
   private topology: Topology | null = null;
   /** Groups that the table wants otherwise than they were last known to be. */
   private unsettled: GroupId[] = [];
@@ -31,19 +34,19 @@ export class Mover {
   /** Why a group led here does not go on, by group: for whoever asks what a move waits for. */
   private readonly waits = new Map<GroupId, string>();
   private reporting = false;
-  private rounds = 0;
   private scheduled = false;
   private closed = false;
 
   constructor(options: MoverOptions) {
     this.options = options;
-    this.timer = setInterval(() => this.round(), ROUND_MS);
-    this.timer.unref();
+    this.fullRounds = setInterval(() => this.pass(options.host.groups()), FULL_ROUND_MS);
+    this.fullRounds.unref();
   }
 
   close(): void {
     this.closed = true;
-    clearInterval(this.timer);
+    clearInterval(this.fullRounds);
+    this.pause();
   }
 
   /** The table changed. */
@@ -51,6 +54,8 @@ export class Mover {
     this.topology = topology;
     this.unsettled = topology.groups.flatMap(({ replicas }, group) => (replicas.some(({ phase }) => phase !== 'settled') ? [group] : []));
     this.soon();
+    if (this.unsettled.length === 0) this.pause();
+    else if (!this.closed) this.rounds ??= setInterval(() => this.pass(this.unsettled), ROUND_MS).unref();
   }
 
   /** Why a group that is led here waits, or null. */
@@ -67,9 +72,9 @@ export class Mover {
     });
   }
 
-  private round(): void {
-    this.rounds++;
-    this.pass(this.rounds % FULL_ROUNDS === 0 ? this.options.host.groups() : this.unsettled);
+  private pause(): void {
+    if (this.rounds !== null) clearInterval(this.rounds);
+    this.rounds = null;
   }
 
   private pass(groups: readonly GroupId[]): void {

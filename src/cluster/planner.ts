@@ -41,9 +41,10 @@ export class Planner {
 
   /** Call often: a round costs little when nothing changed. */
   round(topology: Topology): void {
-    const observed = this.observe(topology);
+    // On every node: whoever takes over knows how long each has been silent.
+    const heard = this.listen(topology);
     if (topology.coordinator !== this.options.self || this.proposing) return;
-    const { command, waiting } = this.planned(topology, observed);
+    const { command, waiting } = this.planned(topology, { ...heard, damaged: this.options.damaged() });
     this.say(waiting);
     if (command === null) return;
     this.proposing = true;
@@ -63,7 +64,7 @@ export class Planner {
 
   /** What this node would have to leave undone as coordinator, in words. */
   waiting(topology: Topology): readonly string[] {
-    return this.planned(topology, this.observe(topology)).waiting;
+    return this.planned(topology, { ...this.listen(topology), damaged: this.options.damaged() }).waiting;
   }
 
   /** Milliseconds since the node was heard, here or by another node; null for one that is not known. */
@@ -72,7 +73,7 @@ export class Planner {
     return at === undefined ? null : this.options.now() - at;
   }
 
-  private observe(topology: Topology): Observed {
+  private listen(topology: Topology): Pick<Observed, 'up' | 'dead'> {
     const { self, deadAfterMs } = this.options;
     const now = this.options.now();
     const up = new Set([self, ...this.options.up()]);
@@ -83,7 +84,7 @@ export class Planner {
       else if (now - (this.heardAt.get(name) ?? now) >= deadAfterMs) dead.add(name);
     }
     for (const name of this.heardAt.keys()) if (!topology.nodes.some((node) => node.name === name)) this.heardAt.delete(name);
-    return { up, dead, damaged: this.options.damaged() };
+    return { up, dead };
   }
 
   private planned(topology: Topology, observed: Observed): Plan {

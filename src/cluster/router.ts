@@ -65,25 +65,18 @@ export class Router {
   private closed = false;
   /** A timer for each call would cost as much as much of the rest. */
   private readonly wheel = new TimeoutWheel(performance.now());
-  private readonly ticker: ReturnType<typeof setInterval>;
+  /** Runs while a call is under way. */
+  private ticker: ReturnType<typeof setInterval> | null = null;
 
   constructor(host: RaftHost, network: PeerNetwork, options: RouterOptions) {
     this.host = host;
     this.network = network;
     this.options = options;
-    this.ticker = setInterval(() => {
-      this.wheel.advance(performance.now());
-      for (const group of [...this.waiting.keys()]) this.wake(group);
-      // Deadlines go on until the last call is answered.
-      if (this.closed && this.wheel.size === 0) clearInterval(this.ticker);
-    }, RETRY_MS);
-    this.ticker.unref();
   }
 
   /** Whoever waits for a leader is answered; calls whose fate hangs on another node or on the host are answered by those. */
   close(): void {
     this.closed = true;
-    if (this.wheel.size === 0) clearInterval(this.ticker);
     for (const group of [...this.waiting.keys()]) this.wake(group);
   }
 
@@ -153,7 +146,7 @@ export class Router {
         else reject(error);
       };
       const deadline = new Deadline(() => finish(pending ? unknownOutcome('no answer in time') : noLeader(group), null));
-      this.wheel.add(deadline, performance.now(), passed?.timeoutMs ?? this.options.timeoutMs);
+      this.await(deadline, passed?.timeoutMs ?? this.options.timeoutMs);
       const onOutcome = (outcome: WireOutcome): void => {
         pending = false;
         if (settled) return;
@@ -212,7 +205,7 @@ export class Router {
         else resolve(isCurrent);
       };
       const deadline = new Deadline(() => finish(null));
-      this.wheel.add(deadline, performance.now(), timeoutMs);
+      this.await(deadline, timeoutMs);
       const attempt = (): void => {
         if (settled) return;
         if (this.closed) return finish(null);
@@ -234,7 +227,7 @@ export class Router {
     return new Promise((resolve) => {
       if (this.closed || !this.host.isLeader(group)) return resolve(false);
       const deadline = new Deadline(() => resolve(false));
-      this.wheel.add(deadline, performance.now(), this.options.timeoutMs);
+      this.await(deadline, this.options.timeoutMs);
       this.proposeHere({ group, command, urgency: 'essential', trace: null }, ({ status }) => {
         this.wheel.cancel(deadline);
         resolve(status === 'applied');
@@ -316,6 +309,23 @@ export class Router {
     // A newcomer may have nothing yet: it is asked last.
     const inOrder = [...replicas].sort((a, b) => Number(a.phase === 'changing') - Number(b.phase === 'changing'));
     return [...new Set(inOrder.map((replica) => replica.node))].filter((node) => node !== this.options.self);
+  }
+
+  /** Ends the call after `timeoutMs` unless the deadline is cancelled before. */
+  private await(deadline: Deadline, timeoutMs: number): void {
+    this.wheel.add(deadline, performance.now(), timeoutMs);
+    if (this.ticker !== null) return;
+    this.ticker = setInterval(() => this.tick(), RETRY_MS);
+    this.ticker.unref();
+  }
+
+  /** Every waiting attempt is of a call with a deadline in the wheel, so that nothing waits where the wheel is empty. */
+  private tick(): void {
+    this.wheel.advance(performance.now());
+    for (const group of [...this.waiting.keys()]) this.wake(group);
+    if (this.wheel.size > 0 || this.ticker === null) return;
+    clearInterval(this.ticker);
+    this.ticker = null;
   }
 
   private wait(group: GroupId, attempt: () => void): void {

@@ -351,8 +351,13 @@ export function replicaOn(topology: Topology, group: GroupId, node: NodeId): Rep
 
 /** As replicaOn, with its role and phase. */
 export function placedOn(topology: Topology, group: GroupId, node: NodeId): PlacedReplica | undefined {
-  const here = topology.groups[group]?.replicas.filter((replica) => replica.node === node) ?? [];
-  return here.find(({ phase }) => phase !== 'leaving') ?? here[0];
+  let leaving: PlacedReplica | undefined;
+  for (const replica of topology.groups[group]?.replicas ?? []) {
+    if (replica.node !== node) continue;
+    if (replica.phase !== 'leaving') return replica;
+    leaving ??= replica;
+  }
+  return leaving;
 }
 
 /** True of a number that was issued once and is no replica any more. */

@@ -1,7 +1,8 @@
 /**
  * Finds contexts whose ttl is over and proposes to end them. Each node looks through the groups it leads, lap after
  * lap, at the contexts that have a ttl and at no other (the table `expiring`); whether one is over is decided by the
- * command itself, so that a write that comes before it keeps the context alive. No timers per context.
+ * command itself, so that a write that comes before it keeps the context alive. No timers per context; and a group in
+ * which nothing was applied since is not read again before the first of its contexts can be over.
  */
 import type { GroupId } from '../../raft/types.ts';
 import { encodeCommand } from '../contexts/commands.ts';
@@ -22,6 +23,8 @@ export interface ExpiryOptions {
   };
   /** Groups that this node leads. */
   readonly led: () => readonly GroupId[];
+  /** The last entry of the group that is applied here: while it stays the same, so do the rows. */
+  readonly applied: (group: GroupId) => number;
   /** Commits a command; rejects where that is not certain. */
   readonly propose: (group: GroupId, command: Uint8Array) => Promise<unknown>;
   readonly logger: Pick<Logger, 'warn'>;
@@ -31,8 +34,15 @@ export interface ExpiryOptions {
   readonly lapMs?: number;
 }
 
+/** What a whole look through a group found: with the entries up to `applied`, nothing is over before `dueAt`. */
+interface Found {
+  readonly applied: number;
+  readonly dueAt: number;
+}
+
 export class Expiry {
   private readonly options: ExpiryOptions;
+  private readonly found = new Map<GroupId, Found>();
   private running: Promise<void> = Promise.resolve();
   private wake: (() => void) | null = null;
   private isClosed = false;
@@ -67,26 +77,37 @@ export class Expiry {
   }
 
   private async lookThrough(group: GroupId): Promise<void> {
-    const { rows, propose } = this.options;
+    const { rows, propose, now } = this.options;
+    const applied = this.options.applied(group);
+    const last = this.found.get(group);
+    if (last !== undefined && last.applied === applied && now() < last.dueAt) return;
+    this.found.delete(group);
+    let dueAt = Number.POSITIVE_INFINITY;
     for (let after: string | undefined; !this.isClosed; ) {
       const page: readonly string[] = await rows.listed(group, 'expiring', { ...(after === undefined ? {} : { after }), limit: PAGE });
       for (const context of page) {
         if (this.isClosed) return;
-        if (this.isOver(group, context)) await propose(group, encodeCommand({ type: 'expire', context }));
+        const endsAt = this.endsAt(group, context);
+        dueAt = Math.min(dueAt, endsAt);
+        if (now() >= endsAt) await propose(group, encodeCommand({ type: 'expire', context }));
       }
       after = page.at(-1);
-      if (page.length < PAGE) return;
+      if (page.length < PAGE) {
+        this.found.set(group, { applied, dueAt });
+        return;
+      }
       await this.pause(PAGE_PAUSE_MS);
     }
   }
 
-  private isOver(group: GroupId, context: string): boolean {
-    const { rows, now } = this.options;
+  /** When the context is over as its rows are now, in milliseconds since the epoch. */
+  private endsAt(group: GroupId, context: string): number {
+    const { rows } = this.options;
     const headerRow = rows.get(group, 'header', context, '');
     const configRow = rows.get(group, 'config', context, '');
     const header = headerRow === undefined ? null : decodeHeader(headerRow);
     const config = configRow === undefined ? null : decodeConfig(configRow);
-    return header !== null && config !== null && config.ttlSeconds > 0 && now() >= header.updatedAt + config.ttlSeconds * 1000;
+    return header !== null && config !== null && config.ttlSeconds > 0 ? header.updatedAt + config.ttlSeconds * 1000 : Number.POSITIVE_INFINITY;
   }
 
   private pause(ms: number): Promise<void> {

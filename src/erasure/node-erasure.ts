@@ -44,13 +44,14 @@ export class NodeErasure {
   constructor(options: NodeErasureOptions) {
     const { host, storage, router, archive, logger, now, againMs, lapMs } = options;
     this.options = options;
+    const applied = (group: GroupId): number => host.status(group)?.applied ?? 0;
     const propose = (group: GroupId, command: Uint8Array): Promise<unknown> => router.propose(group, command, 'essential');
     this.cleaner = new Cleaner({ host, storage, logger });
     this.erasure = new Erasure({
       rows: storage,
       leads: (group) => host.isLeader(group),
       barrier: (group) => router.barrier(group),
-      applied: (group) => host.status(group)?.applied ?? 0,
+      applied,
       propose,
       replicas: (group) => this.replicas(group),
       ask: (node, question) => this.ask(node, question),
@@ -59,7 +60,7 @@ export class NodeErasure {
       ...(againMs === undefined ? {} : { againMs }),
     });
     const led = (): GroupId[] => host.groups().filter((group) => group < GROUP_COUNT && host.isLeader(group));
-    this.expiry = new Expiry({ rows: storage, led, propose, logger, now, ...(lapMs === undefined ? {} : { lapMs }) });
+    this.expiry = new Expiry({ rows: storage, led, applied, propose, logger, now, ...(lapMs === undefined ? {} : { lapMs }) });
   }
 
   open(): void {

@@ -201,6 +201,12 @@ export class Storage implements HostStorage {
     return groups;
   }
 
+  /** True if that replica of the group is here and nothing of it is known to be damaged. */
+  isSound(group: GroupId, replica: ReplicaId): boolean {
+    const store = this.groupStores.get(group);
+    return store !== undefined && store.damaged === null && store.record.replica === replica;
+  }
+
   createGroup(group: GroupId, start: Omit<NewGroup, 'group' | 'rows'>, rows: readonly Write[] = []): Promise<void> {
     return this.createGroups([{ ...start, group, rows }]);
   }

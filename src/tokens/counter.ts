@@ -1,7 +1,8 @@
 /**
  * Token counts for the server: small texts at once on this thread, everything that could hold the event loop on a
  * worker. The worker builds each encoding's table (about 0.1 s for the largest) into memory that both threads read, so
- * this thread never does; until a table is there, counting goes to the worker.
+ * this thread never does; until a table is there, counting goes to the worker. Neither exists before the first count: a
+ * node that counts nothing has no use for their memory.
  */
 import { Worker } from 'node:worker_threads';
 import { Encoding } from '../contexts/tokens.ts';
@@ -43,18 +44,16 @@ interface Pending {
 }
 
 export class TokenCounter {
-  /** Resolves when the default encoding counts on this thread; rejects when its table cannot be built. */
-  readonly ready: Promise<void>;
   readonly #defaultEncoding: EncodingName;
   readonly #encodings: Map<EncodingName, Encoding>;
   readonly #pending: Map<number, Pending>;
   #pendingUnits: number;
   #nextId: number;
-  /** Null after close, and between a crash and the next request. */
+  /** Null before the first request, after close, and between a crash and the next request. */
   #worker: Worker | null;
   #closed: boolean;
 
-  /** Starts the worker and the default table's building, without waiting for either. */
+  /** A counter that has loaded nothing yet: what it needs comes with the first count. */
   static open(options: TokenCounterOptions): Promise<TokenCounter> {
     return Promise.resolve(new TokenCounter(encodingOf(options.defaultModel)));
   }
@@ -67,9 +66,11 @@ export class TokenCounter {
     this.#nextId = 1;
     this.#worker = null;
     this.#closed = false;
-    this.ready = this.#ask(defaultEncoding, [], 0).then(() => undefined);
-    // Whoever awaits `ready` hears of a failure; nobody awaiting it must not end the process.
-    this.ready.catch(() => undefined);
+  }
+
+  /** Builds the default encoding's table now; resolves when it counts on this thread, rejects with CountingError. */
+  async load(): Promise<void> {
+    if (!this.#encodings.has(this.#defaultEncoding)) await this.#ask(this.#defaultEncoding, [], 0);
   }
 
   /**

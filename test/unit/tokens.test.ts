@@ -135,7 +135,7 @@ test('the counter answers at once when ready, by promise for long texts and othe
   const early = counter.count('', ['Hello, world!']);
   assert.ok(early instanceof Promise);
   assert.deepEqual(await early, [4]);
-  await counter.ready;
+  await counter.load();
   assert.deepEqual(counter.count('', ['Hello, world!', '']), [4, 0]);
   const words = 'one two three '.repeat(5000);
   const late = counter.count('gpt-4o', [words, 'Hello']);
@@ -148,7 +148,7 @@ test('the counter answers at once when ready, by promise for long texts and othe
 test('megabytes of one character, several at once, do not hold the event loop', async (t) => {
   const counter = await TokenCounter.open({ defaultModel: 'gpt-4o' });
   t.after(() => counter.close());
-  await counter.ready;
+  await counter.load();
   const delay = monitorEventLoopDelay({ resolution: 5 });
   const texts = ['a', ' ', '中', '='].map((unit) => unit.repeat(1 << 20));
   delay.enable();
@@ -162,7 +162,7 @@ test('megabytes of one character, several at once, do not hold the event loop', 
 test('text waiting for the worker is bounded, and what is above is refused at once', async (t) => {
   const counter = await TokenCounter.open({ defaultModel: 'gpt-4o' });
   t.after(() => counter.close());
-  await counter.ready;
+  await counter.load();
   const chunk = 'word '.repeat((4 << 20) / 5);
   const all = Array.from({ length: 17 }, () => counter.count('', [chunk]));
   const last = all.at(-1);
