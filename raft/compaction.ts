@@ -27,6 +27,8 @@ export function keepBytes(storage: HostStorage, groups: readonly GroupId[], limi
  * must find every entry that its state does not contain.
  */
 export function compactionTarget(storage: HostStorage, group: GroupId, raft: Raft, keep: number, limits: CompactionLimits): number {
+  // Asked of every group each second: most have next to nothing.
+  if (raft.logLength < limits.compactEntriesMin && storage.logBytes(group) <= keep) return 0;
   const status = raft.status();
   let wanted = storage.firstIndexKeeping(group, keep);
   if (status.role === 'leader') {

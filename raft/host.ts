@@ -58,6 +58,8 @@ export class RaftHost {
   /** Set by stop() and by a failure: nothing is accepted, sent or acknowledged any more. */
   #closed = false;
   #ticks = 0;
+  /** At the last tick every replica was at rest. */
+  #allAtRest = false;
   readonly #onUnreachable = (group: GroupId, replica: ReplicaId): void => this.#replicas.get(group)?.raft.reportUnreachable(replica);
 
   /** A throw out of the drain itself (a port, a caller's callback) stops the node as a broken invariant does. */
@@ -145,6 +147,7 @@ export class RaftHost {
     this.#ticks += 1;
     this.#flushDue = true;
     this.#beatDue ||= this.#ticks % this.#options.heartbeatTicks === 0;
+    let allAtRest = true;
     for (const replica of this.#replicas.values()) {
       try {
         replica.raft.tick();
@@ -153,7 +156,9 @@ export class RaftHost {
         this.#threw(replica, error);
       }
       if (replica.reads.expire(this.#ticks) || replica.raft.hasReady()) this.#mark(replica);
+      allAtRest &&= replica.isAtRest;
     }
+    this.#allAtRest = allAtRest;
     if (this.#writing !== null && this.#isYieldDue(this.#ticks - this.#writingSince)) this.#yieldLeadership();
     if (this.#ticks % this.#options.compactTicks === 0) this.#compact();
     if (this.#gathered.length > 0 || this.#ports.storage.hasPendingState()) this.#writeWanted = true;
@@ -175,14 +180,14 @@ export class RaftHost {
     for (let i = 0; i < inbox.messages.length; i++) this.#step(from, inbox.groups[i] ?? 0, inbox.messages[i]);
     for (const { name, items } of inbox.lists) {
       if (name.stream === ListStream.heartbeat) peer.responseSlot = name.slot;
-      for (const held of peer.held[name.stream].hold(name, items)) this.#hear(from, held.group, held.message);
+      for (const held of peer.held[name.stream].hold(name, items)) this.#hear(peer, held.group, held.message);
       peer.frame.listAck(name);
     }
     for (const name of inbox.uses) {
       if (name.stream === ListStream.heartbeat) peer.responseSlot = name.slot;
       const heartbeats = peer.held[name.stream].use(name);
       if (heartbeats === undefined) peer.frame.listNeed(name);
-      else for (const held of heartbeats) this.#hear(from, held.group, held.message);
+      else for (const held of heartbeats) this.#hear(peer, held.group, held.message);
     }
     for (const name of inbox.acks) peer.sent[name.stream].acknowledged(name);
     for (const name of inbox.needs) peer.sent[name.stream].needed(name);
@@ -324,6 +329,19 @@ export class RaftHost {
   /** The replica that leads `group` as far as this node knows, 0 if none. */
   leader(group: GroupId): ReplicaId {
     return this.#replicas.get(group)?.raft.leader ?? 0;
+  }
+
+  /**
+   * True if nothing waits for the next tick: it may come with the one after it, as two calls of `tick` in a row. All
+   * groups have a leader that was heard lately, nobody waits for an answer, and nothing is to be written.
+   */
+  get isAtRest(): boolean {
+    return this.#allAtRest && this.#dirty.length === 0 && this.#gathered.length === 0 && this.#writing === null && !this.#ports.storage.hasPendingState();
+  }
+
+  /** The term of the replica of `group` here, 0 if there is none. */
+  term(group: GroupId): number {
+    return this.#replicas.get(group)?.raft.term ?? 0;
   }
 
   /** Stops for good: everyone who waits is answered, nothing is sent or written any more. */
@@ -534,11 +552,11 @@ export class RaftHost {
   }
 
   /** A plain heartbeat or answer: most say nothing new, and those cost their replica no turn. */
-  #hear(from: NodeId, group: GroupId, message: Message): void {
-    const replica = this.#addressee(from, group, message);
+  #hear(peer: Peer, group: GroupId, message: Message): void {
+    const replica = this.#addressee(peer.node, group, message);
     if (replica === undefined) return;
     if (!replica.raft.heard(message)) this.#stepLocal(replica, message);
-    else if (message.type === MessageType.heartbeat) this.#send(replica, replica.raft.answerTo(message));
+    else if (message.type === MessageType.heartbeat) peer.add(group, replica.raft.answerTo(message), this.#onUnreachable);
   }
 
   /** The replica that a message from node `from` is for; undefined, and counted, when it is for none or not from its home. */

@@ -152,6 +152,17 @@ export class Raft {
     return this.#log.applied;
   }
 
+  /** True of a leader, and of a follower that has heard its leader within the last two heartbeats. */
+  get isSettled(): boolean {
+    if (this.#role === 'leader') return this.#transferee === NONE;
+    return this.#leader !== NONE && this.#campaignIn === 0 && this.#electionElapsed <= 2 * this.#options.heartbeatTicks;
+  }
+
+  /** Entries in the log. */
+  get logLength(): number {
+    return this.#log.lastIndex() + 1 - this.#log.firstIndex();
+  }
+
   get isLeader(): boolean {
     return this.#role === 'leader';
   }

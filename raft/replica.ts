@@ -62,6 +62,11 @@ export class HostedReplica {
     return this.backlogAt < this.backlog.length;
   }
 
+  /** True if nobody waits for anything here: neither a caller nor, for want of a leader, the group. */
+  get isAtRest(): boolean {
+    return this.raft.isSettled && this.reads.count === 0 && this.proposals.count === 0 && this.#queue.length === 0 && !this.hasBacklog && !this.installing && !this.fetching;
+  }
+
   get queuedBytes(): number {
     return this.#queuedBytes;
   }

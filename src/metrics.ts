@@ -3,6 +3,7 @@
  * of series. What happens often is counted where it happens; what merely is (leaders, sizes) is asked for at a scrape.
  */
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { LoopLag } from './loop-lag.ts';
 import { PEER_REFUSALS } from './cluster/ports.ts';
 import type { PeerRefusal } from './cluster/ports.ts';
 import { ERROR_STATUS } from './errors.ts';
@@ -40,6 +41,8 @@ export interface NodeSample {
 
 export interface Metrics {
   readonly registry: Registry;
+  /** A timer of the event loop ran this many milliseconds later than it was due. */
+  loopLate(ms: number): void;
   /** One acknowledged message. `role` is the role as sent; `tokens` what it counts. Cheap enough for every append. */
   messageAppended(role: string, source: SourceLabel, tokens: number): void;
   /** Milliseconds from a complete request to its answer, POST …/messages only. */
@@ -78,6 +81,9 @@ export interface ArchiveMetrics {
 const LATENCY_BUCKETS_MS = [0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 200, 500, 1000, 2000, 5000];
 const TOKEN_BUCKETS = [1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 16_384, 65_536, 262_144];
 
+/** Days. */
+const NEVER_MS = 2 ** 31 - 1;
+
 /** Default metrics that walk every open socket at each scrape, and say no more than process_open_fds and the streams do. */
 const COSTLY = [
   'nodejs_active_resources',
@@ -92,9 +98,12 @@ const COSTLY = [
 export function createMetrics(): Metrics {
   const registry = new Registry();
   const registers = [registry];
-  // Coarse event loop monitoring: at the default of 10 ms it would wake an idle node more often than Raft does.
-  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: 50 });
+  // Its event loop monitoring cannot be left out, but need not wake the node: LoopLag has these figures.
+  collectDefaultMetrics({ register: registry, eventLoopMonitoringPrecision: NEVER_MS });
   for (const name of COSTLY) registry.removeSingleMetric(name);
+  for (const name of registry.getMetricsAsArray().map((metric) => metric.name)) if (name.startsWith('nodejs_eventloop_lag_')) registry.removeSingleMetric(name);
+  const loopLag = new LoopLag();
+  loopLag.export(registry);
   const appended = createAppendCounter(registry);
   const tokens = new Histogram({ name: 'fastpaca_messages_token_count', help: 'Tokens per appended message.', buckets: TOKEN_BUCKETS, registers });
   const answered = createStatusCounter(registry);
@@ -102,6 +111,7 @@ export function createMetrics(): Metrics {
   const latency = (name: string, help: string): Histogram => new Histogram({ name, help, buckets: LATENCY_BUCKETS_MS, registers });
   return {
     registry,
+    loopLate: loopLag.note,
     messageAppended(role, source, tokenCount) {
       appended(role, source);
       tokens.observe(tokenCount);

@@ -102,7 +102,7 @@ export class Node {
   private founding: Founding | null = null;
   private app: FastifyInstance | null = null;
   private connections: Connections | null = null;
-  private readonly ticker = new Ticker(TICK_MS);
+  private readonly ticker = new Ticker({ stepMs: TICK_MS, mayDefer: () => this.host.isAtRest, onLate: (ms) => this.metrics.loopLate(ms) });
   private readonly stops: (() => void)[] = [];
   /** Node of each replica, by group; rebuilt when the topology changes, because every message looks here. */
   private nodesByGroup: ReadonlyMap<ReplicaId, NodeId>[] = [];

@@ -26,14 +26,12 @@ export async function scrape(urls: readonly string[]): Promise<NodeMetrics[]> {
       const response = await fetch(`${url}/metrics`);
       const text = await response.text();
       if (!response.ok) throw new Error(`${url}/metrics answered ${response.status}`);
-      // Each delay holds the sampling interval, which the shortest one comes closest to.
-      const interval = sumOf(text, 'nodejs_eventloop_lag_min_seconds');
       return {
         syncs: sumOf(text, 'fastpaca_fsync_duration_ms_count'),
         syncMs: sumOf(text, 'fastpaca_fsync_duration_ms_sum'),
         appended: sumOf(text, 'fastpaca_messages_append_total'),
-        loopLagMaxMs: (sumOf(text, 'nodejs_eventloop_lag_max_seconds') - interval) * 1000,
-        loopLagP99Ms: (sumOf(text, 'nodejs_eventloop_lag_p99_seconds') - interval) * 1000,
+        loopLagMaxMs: sumOf(text, 'nodejs_eventloop_lag_max_seconds') * 1000,
+        loopLagP99Ms: sumOf(text, 'nodejs_eventloop_lag_p99_seconds') * 1000,
       };
     }),
   );

@@ -57,6 +57,8 @@ export class Coordinator {
   private readonly led = new Map<GroupId, { readonly term: number; readonly since: number }>();
   /** The node that the table wants as leader, and the round at which that was decided; 0: before this node looked. */
   private readonly assigned = new Map<GroupId, { readonly node: string; readonly since: number }>();
+  /** The table that `assigned` was last brought in line with. */
+  private noted: Topology | null = null;
   /** Transfers begun by handOver: in which term of the group, and when. */
   private readonly handedOver = new Map<GroupId, { readonly term: number; readonly atMs: number }>();
   /** One change of ours is on its way; the next round looks again. */
@@ -108,14 +110,20 @@ export class Coordinator {
       if (!network.isUp(name)) this.upSince.set(name, 0);
       else if ((this.upSince.get(name) ?? 0) === 0) this.upSince.set(name, this.rounds);
     }
-    for (const [group, { preferred }] of topology.groups.entries()) {
-      const known = this.assigned.get(group);
-      if (known?.node !== preferred) this.assigned.set(group, { node: preferred, since: known === undefined ? 0 : this.rounds });
-    }
+    this.noteAssigned(topology);
     this.recordCoordinator(topology);
     this.keepAddress(topology, identity);
     this.keepFormats(topology, identity);
     this.spreadLeaders(topology, identity.name);
+  }
+
+  private noteAssigned(topology: Topology): void {
+    if (topology === this.noted) return;
+    this.noted = topology;
+    for (const [group, { preferred }] of topology.groups.entries()) {
+      const known = this.assigned.get(group);
+      if (known?.node !== preferred) this.assigned.set(group, { node: preferred, since: known === undefined ? 0 : this.rounds });
+    }
   }
 
   private isSteady(name: string): boolean {
@@ -151,24 +159,26 @@ export class Coordinator {
 
   private spreadLeaders(topology: Topology, self: string): void {
     let moved = 0;
-    for (const group of this.options.host.groups()) {
-      const status = this.options.host.isLeader(group) ? this.options.host.status(group) : undefined;
-      if (status === undefined) {
+    const { host } = this.options;
+    for (const group of host.groups()) {
+      if (!host.isLeader(group)) {
         this.led.delete(group);
         continue;
       }
       // By term, for a leadership may have gone and come back between two rounds.
+      const term = host.term(group);
       const known = this.led.get(group);
-      const led = known?.term === status.term ? known : { term: status.term, since: this.rounds };
-      this.led.set(group, led);
+      const led = known?.term === term ? known : { term, since: this.rounds };
+      if (led !== known) this.led.set(group, led);
       const preferred = topology.groups[group]?.preferred;
       if (moved === TRANSFERS_MAX || preferred === undefined || preferred === self || !this.mayLead(group, preferred, led.since)) continue;
       const replica = replicaOn(topology, group, preferred);
-      const progress = status.progress.find((p) => p.replica === replica);
-      if (progress === undefined || !progress.active || progress.learner || progress.match < status.commit) continue;
-      if (!this.options.host.transferLeadership(group, progress.replica)) continue;
+      const status = host.status(group);
+      const progress = status?.progress.find((p) => p.replica === replica);
+      if (status === undefined || progress === undefined || !progress.active || progress.learner || progress.match < status.commit) continue;
+      if (!host.transferLeadership(group, progress.replica)) continue;
       moved++;
-      this.options.logger.debug({ type: 'transfer', group, term: status.term }, 'leadership goes back to the preferred node');
+      this.options.logger.debug({ type: 'transfer', group, term }, 'leadership goes back to the preferred node');
     }
   }
 

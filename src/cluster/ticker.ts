@@ -14,27 +14,52 @@ export const everyAlone: Every = (ms, work) => {
   return () => clearInterval(timer);
 };
 
+export interface TickerOptions {
+  readonly stepMs: number;
+  /** True if nothing waits for the next step: it may be made up for at the one after. Asked after each step. */
+  readonly mayDefer: () => boolean;
+  /** Told at each awakening how many milliseconds later than due it was. */
+  readonly onLate: (ms: number) => void;
+}
+
 interface Task {
   readonly steps: number;
   readonly work: () => void;
 }
 
 export class Ticker {
-  readonly #stepMs: number;
+  readonly #options: TickerOptions;
   readonly #tasks = new Set<Task>();
   #timer: NodeJS.Timeout | null = null;
+  /** When the timer is due, and the steps to be made then. */
+  #dueAt = 0;
+  #due = 1;
   #steps = 0;
 
-  constructor(stepMs: number) {
-    this.#stepMs = stepMs;
+  constructor(options: TickerOptions) {
+    this.#options = options;
   }
 
   /** As `Every`; `ms` counts as the nearest multiple of the ticker's step. Tasks due together run in the order they came. */
   readonly every: Every = (ms, work) => {
-    const task = { steps: Math.max(1, Math.round(ms / this.#stepMs)), work };
+    const task = { steps: Math.max(1, Math.round(ms / this.#options.stepMs)), work };
     this.#tasks.add(task);
-    this.#timer ??= setInterval(() => this.#step(), this.#stepMs);
+    if (this.#timer === null) this.#arm(1);
     return () => this.#end(task);
+  };
+
+  #arm(steps: number): void {
+    const ms = steps * this.#options.stepMs;
+    this.#due = steps;
+    this.#dueAt = performance.now() + ms;
+    this.#timer = setTimeout(this.#wake, ms);
+  }
+
+  readonly #wake = (): void => {
+    this.#options.onLate(Math.max(0, performance.now() - this.#dueAt));
+    // A step that was put off is made all the same: whoever counts steps counts them all.
+    for (let left = this.#due; left > 0; left--) this.#step();
+    if (this.#timer !== null) this.#arm(this.#options.mayDefer() ? 2 : 1);
   };
 
   #step(): void {
@@ -45,7 +70,7 @@ export class Ticker {
   #end(task: Task): void {
     this.#tasks.delete(task);
     if (this.#tasks.size > 0 || this.#timer === null) return;
-    clearInterval(this.#timer);
+    clearTimeout(this.#timer);
     this.#timer = null;
   }
 }

@@ -349,6 +349,98 @@ describe('host: persist, send, apply', () => {
   });
 });
 
+describe('host: idle', () => {
+  const follow = (): Bench => {
+    const bench = new Bench(THREE);
+    bench.receive(2, { type: MessageType.heartbeat, term: 2 });
+    bench.settle();
+    bench.host.tick();
+    bench.settle();
+    // The lazily gathered commit is written, the answer to the first heartbeat gone.
+    for (let i = 0; i < 3; i++) {
+      bench.host.tick();
+      bench.settle();
+    }
+    bench.frames = 0;
+    return bench;
+  };
+
+  it('answers to heartbeats leave with the next beat, all in one frame', () => {
+    const bench = follow();
+    for (let i = 0; i < 3; i++) bench.receive(2, { type: MessageType.heartbeat, term: 2 });
+    bench.settle();
+    assert.equal(bench.frames, 0);
+    bench.host.tick();
+    bench.settle();
+    assert.equal(bench.frames, 0, 'an odd tick is no beat');
+    bench.host.tick();
+    bench.settle();
+    assert.equal(bench.frames, 1);
+  });
+
+  it('answers to heartbeats leave at once with whatever else leaves, and those that a read waits for by themselves', () => {
+    const bench = follow();
+    bench.receive(2, { type: MessageType.heartbeat, term: 2 });
+    bench.receive(2, { term: 2, index: 1, logTerm: 1, entries: [entry(2, 2)] });
+    bench.settle();
+    assert.equal(bench.frames, 1);
+    bench.receive(2, { type: MessageType.heartbeat, term: 2, context: 7 });
+    bench.settle();
+    assert.equal(bench.frames, 2);
+  });
+
+  it('heartbeats of all groups fall due at the same tick, whenever they were led', () => {
+    const groups = [1, 2, 3];
+    const bench = new Bench(votersOnly(1, 2), {}, new Disk<null>('store'), groups);
+    for (const group of groups) {
+      bench.host.tick();
+      bench.host.campaign(group);
+      bench.settle();
+      bench.receive(2, { type: MessageType.preVoteResponse, term: 2 }, group);
+      bench.settle();
+      bench.receive(2, { type: MessageType.voteResponse, term: 2 }, group);
+      bench.settle();
+      bench.receive(2, { type: MessageType.appendResponse, term: 2, index: 2 }, group);
+      bench.settle();
+      assert.ok(bench.host.isLeader(group));
+    }
+    // Commits are written, and told of.
+    for (let i = 0; i < 3; i++) {
+      bench.host.tick();
+      bench.settle();
+    }
+    const frames = Array.from({ length: 8 }, () => {
+      bench.frames = 0;
+      bench.host.tick();
+      bench.settle();
+      return bench.frames;
+    });
+    assert.deepEqual(frames, [0, 1, 0, 1, 0, 1, 0, 1]);
+  });
+
+  it('is at rest while its leaders are heard and nothing is to be done, and not when a leader falls silent', () => {
+    const bench = follow();
+    bench.receive(2, { type: MessageType.heartbeat, term: 2 });
+    bench.settle();
+    bench.host.tick();
+    bench.settle();
+    assert.equal(bench.host.isAtRest, true);
+    bench.host.readIndex(GROUP, () => undefined);
+    assert.equal(bench.host.isAtRest, false, 'a read waits');
+    bench.receive(2, { type: MessageType.heartbeat, term: 2 });
+    bench.settle();
+    const silent = follow();
+    silent.receive(2, { type: MessageType.heartbeat, term: 2 });
+    silent.settle();
+    const rests = Array.from({ length: 6 }, () => {
+      silent.host.tick();
+      silent.settle();
+      return silent.host.isAtRest;
+    });
+    assert.deepEqual(rests, [true, true, true, true, false, false]);
+  });
+});
+
 describe('host: answers', () => {
   it('tells a proposal that was overwritten apart from one that applied', () => {
     const bench = new Bench(THREE);
