@@ -99,11 +99,8 @@ export class RaftHost {
       if (ready === null) continue;
       for (const message of ready.messages) this.#send(replica, message);
       this.#gather(replica, ready);
-      const waitsFor = replica.lastPendingWrite();
-      for (const message of ready.messagesAfterPersist) {
-        if (waitsFor === null) this.#send(replica, message);
-        else waitsFor.after.push(message);
-      }
+      const after = ready.messagesAfterPersist;
+      if (after.length > 0 && !replica.holdBack(after)) for (const message of after) this.#send(replica, message);
       this.#queueApply(replica, ready.committed);
       for (const state of ready.readStates) replica.reads.answered(state);
       replica.reads.applied(replica.raft.applied);

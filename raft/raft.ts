@@ -388,24 +388,24 @@ export class Raft {
     if (this.#sendsPending) this.#sendAppends();
     if (this.#readRoundDue) this.#startReadRound();
 
-    const sync = this.#term !== this.#handedTerm || this.#vote !== this.#handedVote;
+    const votes = this.#term !== this.#handedTerm || this.#vote !== this.#handedVote;
     const hardState = this.#takeHardState();
     const snapshot = this.#log.takeSnapshot();
     const entries = this.#log.takeUnhanded();
     const committed = this.#log.takeCommitted(this.#options.committedBytesMax);
     if (committed.length > 0) this.#releaseUncommitted(committed);
-    const writes = hardState !== null || entries.length > 0 || snapshot !== null;
+    const sync = votes || entries.length > 0 || snapshot !== null;
     const ready: Ready = {
       hardState,
       entries,
       snapshot,
-      sync: sync || entries.length > 0 || snapshot !== null,
+      sync,
       messages: this.#messages.length > 0 ? this.#messages : NO_MESSAGES,
       messagesAfterPersist: this.#messagesAfterPersist.length > 0 ? this.#messagesAfterPersist : NO_MESSAGES,
       committed,
       readStates: this.#readStates.length > 0 ? this.#readStates : NO_READ_STATES,
       fetchSnapshot: this.#fetchSnapshot,
-      persist: writes ? this.#persistToken(snapshot) : null,
+      persist: sync ? this.#persistToken(snapshot) : null,
     };
     if (this.#messages.length > 0) this.#messages = [];
     if (this.#messagesAfterPersist.length > 0) this.#messagesAfterPersist = [];

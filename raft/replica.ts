@@ -13,13 +13,16 @@ import { Reads } from './reads.ts';
 export interface Gathered {
   /** The write must happen soon: messages, commitment or a snapshot depend on it. */
   sync: boolean;
-  hardState: HardState | null;
-  entries: Entry[];
+  entries: readonly Entry[];
   snapshot: SnapshotMeta | null;
   compactTo: number;
-  readonly tokens: PersistToken[];
-  readonly after: Message[];
+  tokens: readonly PersistToken[];
+  after: readonly Message[];
 }
+
+const NO_ENTRIES: readonly Entry[] = [];
+const NO_TOKENS: readonly PersistToken[] = [];
+const NO_MESSAGES: readonly Message[] = [];
 
 interface Queued {
   readonly data: Uint8Array;
@@ -45,6 +48,8 @@ export class HostedReplica {
   /** From gathering a snapshot until its write is done nothing is applied: the state is about to be replaced. */
   installing = false;
   fetching = false;
+  /** The hard state as of a commit index that no write has taken yet. */
+  #unwritten: HardState | null = null;
   /** What observers were last told. */
   seenLeader: ReplicaId = 0;
   seenTerm = 0;
@@ -100,23 +105,28 @@ export class HostedReplica {
     }
   }
 
-  /** Takes what a Ready wants persisted into the next write. A later tail or snapshot replaces what it overrides. */
+  /**
+   * Takes what a Ready wants persisted into the next write. A later tail or snapshot replaces what it overrides. A commit
+   * index alone is worth no share of a write: it may be lost (thesis fig. 3.1: it is volatile), so it rides with what comes
+   * next for this group.
+   */
   gather(ready: Ready): void {
-    if (ready.hardState === null && ready.entries.length === 0 && ready.snapshot === null && ready.persist === null) return;
+    if (ready.hardState !== null) this.#unwritten = ready.hardState;
+    if (!ready.sync) return;
     const next = this.#next();
-    if (ready.hardState !== null) next.hardState = ready.hardState;
     if (ready.snapshot !== null) {
       next.snapshot = ready.snapshot;
-      next.entries = [];
+      next.entries = NO_ENTRIES;
       next.compactTo = 0;
       this.installing = true;
       // The snapshot's state holds the effects of all of these already.
       this.backlog = [];
       this.backlogAt = 0;
     }
-    appendReplacing(next.entries, ready.entries);
-    if (ready.persist !== null) next.tokens.push(ready.persist);
-    next.sync ||= ready.sync;
+    if (next.entries.length === 0) next.entries = ready.entries;
+    else next.entries = replacing(next.entries, ready.entries);
+    if (ready.persist !== null) next.tokens = next.tokens.length === 0 ? [ready.persist] : [...next.tokens, ready.persist];
+    next.sync = true;
   }
 
   /** Asks that the log start at `index` from the next write on. */
@@ -125,18 +135,18 @@ export class HostedReplica {
     next.compactTo = Math.max(next.compactTo, index);
   }
 
-  /**
-   * The write that messages of a Ready without own entries must wait for: the last one that something earlier waits
-   * for. Null: everything earlier is durable, they may leave.
-   */
-  lastPendingWrite(): Gathered | null {
-    return this.next !== null && this.next.sync ? this.next : this.inFlight;
+  /** `messages` leave when everything that something earlier waits for is durable. False: it is, they may leave now. */
+  holdBack(messages: readonly Message[]): boolean {
+    const write = this.next !== null && this.next.sync ? this.next : this.inFlight;
+    if (write === null) return false;
+    write.after = write.after.length === 0 ? messages : [...write.after, ...messages];
+    return true;
   }
 
   addCommitted(entries: readonly Entry[]): void {
     if (this.hasBacklog) this.backlog.push(...entries);
     else {
-      this.backlog = [...entries];
+      this.backlog = entries.slice();
       this.backlogAt = 0;
     }
   }
@@ -147,7 +157,9 @@ export class HostedReplica {
     if (next === null) return null;
     this.next = null;
     this.inFlight = next;
-    return { group: this.group, hardState: next.hardState, entries: next.entries, snapshot: next.snapshot, compactTo: next.compactTo };
+    const hardState = this.#unwritten;
+    this.#unwritten = null;
+    return { group: this.group, hardState, entries: next.entries, snapshot: next.snapshot, compactTo: next.compactTo };
   }
 
   /** Answers everyone who waits, because nothing more will be learnt here. */
@@ -160,17 +172,16 @@ export class HostedReplica {
   }
 
   #next(): Gathered {
-    this.next ??= { sync: false, hardState: null, entries: [], snapshot: null, compactTo: 0, tokens: [], after: [] };
+    this.next ??= { sync: false, entries: NO_ENTRIES, snapshot: null, compactTo: 0, tokens: NO_TOKENS, after: NO_MESSAGES };
     return this.next;
   }
 }
 
-/** Appends `entries`, first dropping from `to` whatever they replace. */
-function appendReplacing(to: Entry[], entries: readonly Entry[]): void {
+/** `held` with `entries` behind it, which replace whatever it has from their first index on. */
+function replacing(held: readonly Entry[], entries: readonly Entry[]): readonly Entry[] {
   const first = entries[0];
-  if (first === undefined) return;
-  let keep = to.length;
-  while (keep > 0 && (to[keep - 1]?.index ?? 0) >= first.index) keep -= 1;
-  to.length = keep;
-  for (const entry of entries) to.push(entry);
+  if (first === undefined) return held;
+  let keep = held.length;
+  while (keep > 0 && (held[keep - 1]?.index ?? 0) >= first.index) keep -= 1;
+  return [...held.slice(0, keep), ...entries];
 }

@@ -115,7 +115,7 @@ export type Role = 'follower' | 'preCandidate' | 'candidate' | 'leader';
  * stepped locally). `committed` may be applied at once, in order; every entry in it is durable on this replica.
  */
 export interface Ready {
-  /** Set when it changed. If only `commit` changed, `sync` is false and the write may wait for the next one. */
+  /** Set when it changed. If only `commit` changed, `sync` is false: it may ride with a later write, or be lost. */
   readonly hardState: HardState | null;
   /** To be appended; a first index at or below the last one replaces the tail from there. */
   readonly entries: readonly Entry[];
@@ -128,7 +128,7 @@ export interface Ready {
   readonly readStates: readonly ReadState[];
   /** The leader `from` says that only a snapshot of at least `index` helps: fetch one and call `installSnapshot`. */
   readonly fetchSnapshot: { readonly from: ReplicaId; readonly index: number } | null;
-  /** Hand back to `persisted()` when this Ready's write is durable. Null when there is nothing to persist. */
+  /** Hand back to `persisted()` when this Ready's write is durable. Null unless `sync`. */
   readonly persist: PersistToken | null;
 }
 

@@ -35,9 +35,19 @@ export interface MachineEvents {
   onDamage(group: GroupId, reason: string): void;
 }
 
-/** Least recently used first: a Map keeps insertion order, a hit moves the entry to the end. Bounded in bytes. */
+interface Cached<T> {
+  value: T;
+  bytes: number;
+  /** Since the hand last passed. */
+  used: boolean;
+}
+
+/**
+ * Bounded in bytes, by second chances: a hit marks the entry; who makes room takes the oldest entry that was not hit
+ * since it was last passed over. To keep the order of use itself would cost each hit a deletion and an insertion.
+ */
 class RecentlyUsed<T> {
-  private readonly entries = new Map<string, T>();
+  private readonly entries = new Map<string, Cached<T>>();
   private readonly bytesOf: (value: T) => number;
   private bytes = 0;
 
@@ -46,22 +56,24 @@ class RecentlyUsed<T> {
   }
 
   get(key: string): T | undefined {
-    const value = this.entries.get(key);
-    if (value === undefined) return undefined;
-    this.entries.delete(key);
-    this.entries.set(key, value);
-    return value;
+    const entry = this.entries.get(key);
+    if (entry === undefined) return undefined;
+    entry.used = true;
+    return entry.value;
   }
 
   set(key: string, value: T): void {
-    this.delete(key);
-    this.entries.set(key, value);
-    this.bytes += this.bytesOf(value);
-    while (this.bytes > CACHED_BYTES_MAX) {
-      const oldest = this.entries.keys().next();
-      if (oldest.done) return;
-      this.delete(oldest.value);
+    const bytes = this.bytesOf(value);
+    const entry = this.entries.get(key);
+    this.bytes += bytes - (entry?.bytes ?? 0);
+    if (entry === undefined) {
+      this.entries.set(key, { value, bytes, used: false });
+    } else {
+      entry.value = value;
+      entry.bytes = bytes;
+      entry.used = true;
     }
+    if (this.bytes > CACHED_BYTES_MAX) this.makeRoom();
   }
 
   clear(): void {
@@ -70,10 +82,24 @@ class RecentlyUsed<T> {
   }
 
   delete(key: string): void {
-    const value = this.entries.get(key);
-    if (value === undefined) return;
+    const entry = this.entries.get(key);
+    if (entry === undefined) return;
     this.entries.delete(key);
-    this.bytes -= this.bytesOf(value);
+    this.bytes -= entry.bytes;
+  }
+
+  /** Visits what it puts back once more, unmarked: it ends. */
+  private makeRoom(): void {
+    for (const [key, entry] of this.entries) {
+      if (this.bytes <= CACHED_BYTES_MAX) return;
+      this.entries.delete(key);
+      if (entry.used) {
+        entry.used = false;
+        this.entries.set(key, entry);
+      } else {
+        this.bytes -= entry.bytes;
+      }
+    }
   }
 }
 

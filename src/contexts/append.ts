@@ -188,7 +188,9 @@ class Growth {
     this.leadingCount = header.leadingCount;
     this.tokens = window.tokens;
     this.count = window.count;
-    this.#strippedBefore = window.stripped.reduce((before, run) => Math.max(before, run.before), 0);
+    let before = 0;
+    for (const run of window.stripped) before = Math.max(before, run.before);
+    this.#strippedBefore = before;
   }
 
   add(message: NewMessage, seq: number, links: readonly Link[]): void {

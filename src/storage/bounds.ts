@@ -49,11 +49,11 @@ export class LogBounds {
     if (!this.#changed) return;
     this.#changed = false;
     const writer = new Writer(this.#ends.size * ITEM_BYTES_MAX);
-    for (const [group, last] of this.#ends) {
+    this.#ends.forEach((last, group) => {
       writer.byte(group >>> 8);
       writer.byte(group);
       writer.uint(last);
-    }
+    });
     sink.put(BOUNDS_KEY, sealed(BOUNDS_KEY, writer.done()));
   }
 }

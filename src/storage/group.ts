@@ -12,6 +12,7 @@ import type { GroupLog } from './group-log.ts';
 import { writeU32 } from './integers.ts';
 import { groupKey, groupSeed, LOG_KEY_BYTES, logKey, Space, STATE_PREFIX_BYTES, stateKeyBytesMax, writeLogKey, writeStateKey } from './keys.ts';
 import { Overlay } from './overlay.ts';
+import type { CapturedRows } from './overlay.ts';
 import { entryValueBytes, recordBytes, writeEntryValue, writeRecord } from './records.ts';
 import type { GroupRecord } from './records.ts';
 import type { RowSink } from './writer.ts';
@@ -41,7 +42,7 @@ export interface GroupChange {
   /** Log rows beyond the new last index: (deleteFrom .. deleteTo], in the live slot. */
   readonly deleteFrom: number;
   readonly deleteTo: number;
-  readonly rows: Iterable<Write> | null;
+  readonly rows: CapturedRows | null;
   readonly restarted: boolean;
   /** Nothing but entries behind the last: the record on disk stays as it is, and what is applied waits for a later write. */
   readonly appends: boolean;
@@ -109,9 +110,9 @@ export class GroupStore {
     const { record } = this;
     const entries = write === null ? NO_ENTRIES : ownEntries(write.entries);
     const first = entries[0];
-    const appends = mayAppend && write !== null && onlyAppends(record, write);
-    const applied = appends ? null : this.applied;
-    if (!appends) this.applied = null;
+    if (mayAppend && write !== null && onlyAppends(record, write)) return this.appended(write, entries);
+    const { applied } = this;
+    this.applied = null;
     if (first !== undefined && (first.index <= record.startIndex || first.index > record.lastIndex + 1)) {
       throw new RangeError(`entry ${first.index} does not continue the log (${record.startIndex}, ${record.lastIndex}] of group ${this.id}`);
     }
@@ -139,10 +140,18 @@ export class GroupStore {
       },
       deleteFrom: lastIndex + 1,
       deleteTo: record.lastIndex,
-      rows: appends ? null : this.overlay.capture(),
+      rows: this.overlay.capture(),
       restarted: false,
-      appends,
+      appends: false,
     };
+  }
+
+  /** Entries behind the last and nothing else: what nearly every write under load is for nearly every group in it. */
+  private appended({ hardState }: GroupWrite, entries: readonly Entry[]): GroupChange {
+    const { record } = this;
+    const lastIndex = entries[entries.length - 1]?.index ?? record.lastIndex;
+    const next = { ...record, lastIndex, commit: hardState?.commit ?? record.commit };
+    return { group: this, entries, record: next, deleteFrom: lastIndex + 1, deleteTo: record.lastIndex, rows: null, restarted: false, appends: true };
   }
 
   /** The change is durable: readers see it. */
@@ -213,7 +222,7 @@ export class RowEncoder {
     }
     bounds.delete(group.id);
     for (let index = change.deleteFrom; index <= change.deleteTo; index++) sink.del(logKey(group.id, record.slot, index));
-    if (change.rows !== null) for (const row of change.rows) this.row(sink, group.id, group.seed, record.slot, row);
+    change.rows?.forEach((row) => this.row(sink, group.id, group.seed, record.slot, row));
     this.record(sink, group, record);
   }
 
@@ -253,7 +262,11 @@ export class RowEncoder {
  */
 function onlyAppends(record: GroupRecord, { entries, hardState, compactTo }: GroupWrite): boolean {
   const isNext = (entries[0]?.index ?? record.lastIndex + 1) === record.lastIndex + 1;
-  return isNext && compactTo === 0 && keepsVote(record, hardState) && entries.every(({ type }) => type === EntryType.normal);
+  return isNext && compactTo === 0 && keepsVote(record, hardState) && entries.every(isNormal);
+}
+
+function isNormal({ type }: Entry): boolean {
+  return type === EntryType.normal;
 }
 
 function keepsVote(record: GroupRecord, hardState: HardState | null): boolean {
@@ -265,7 +278,9 @@ function keepsVote(record: GroupRecord, hardState: HardState | null): boolean {
  * network frame that all groups share: a cached entry must not keep other groups' megabytes alive.
  */
 function ownEntries(entries: readonly Entry[]): readonly Entry[] {
-  if (entries.length === 0) return NO_ENTRIES;
+  const [only] = entries;
+  if (only === undefined) return NO_ENTRIES;
+  if (entries.length === 1) return [{ term: only.term, index: only.index, type: only.type, data: only.data.slice() }];
   let bytes = 0;
   for (const entry of entries) bytes += entry.data.length;
   const data = new Uint8Array(bytes);

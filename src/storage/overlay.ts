@@ -7,27 +7,79 @@ import type { RowKey, Table, Write } from '../contexts/types.ts';
 /** A row here besides its value. */
 const ROW_BYTES = 200;
 
-/** By context, table and key: a name put together from the three would have to be hashed anew for every row. */
+/** Rows of a context up to which looking through them is cheaper than a map of them. */
+const FEW_ROWS = 8;
+
+/** Rows of one context. Most writes hold a header and a message or two of each. */
+class ContextRows {
+  /** Null once there are too many. */
+  private few: Write[] | null;
+  private readonly many = new Map<Table, Map<RowKey, Write>>();
+
+  constructor(first: Write) {
+    this.few = [first];
+  }
+
+  get(table: Table, key: RowKey): Write | undefined {
+    if (this.few === null) return this.many.get(table)?.get(key);
+    for (const write of this.few) if (write.key === key && write.table === table) return write;
+    return undefined;
+  }
+
+  /** True if the row is a new one. */
+  set(write: Write): boolean {
+    const { few } = this;
+    if (few === null) return this.setAmongMany(write);
+    for (let i = 0; i < few.length; i++) {
+      const held = few[i];
+      if (held?.key !== write.key || held.table !== write.table) continue;
+      few[i] = write;
+      return false;
+    }
+    if (few.length < FEW_ROWS) {
+      few.push(write);
+      return true;
+    }
+    this.few = null;
+    for (const held of few) this.setAmongMany(held);
+    return this.setAmongMany(write);
+  }
+
+  *of(table: Table): Generator<Write> {
+    if (this.few === null) yield* this.many.get(table)?.values() ?? [];
+    else for (const write of this.few) if (write.table === table) yield write;
+  }
+
+  forEach(visit: (write: Write) => void): void {
+    if (this.few !== null) this.few.forEach(visit);
+    else for (const rows of this.many.values()) rows.forEach(visit);
+  }
+
+  private setAmongMany(write: Write): boolean {
+    let rows = this.many.get(write.table);
+    if (rows === undefined) {
+      rows = new Map();
+      this.many.set(write.table, rows);
+    }
+    const { size } = rows;
+    rows.set(write.key, write);
+    return rows.size > size;
+  }
+}
+
+/** By context: a name put together from context, table and key would have to be hashed anew for every row. */
 class PendingRows {
   size = 0;
-  private readonly contexts = new Map<string, Map<Table, Map<RowKey, Write>>>();
+  private readonly contexts = new Map<string, ContextRows>();
 
   get(table: Table, context: string, key: RowKey): Write | undefined {
-    return this.size === 0 ? undefined : this.contexts.get(context)?.get(table)?.get(key);
+    return this.size === 0 ? undefined : this.contexts.get(context)?.get(table, key);
   }
 
   set(write: Write): void {
-    let tables = this.contexts.get(write.context);
-    if (tables === undefined) {
-      tables = new Map();
-      this.contexts.set(write.context, tables);
-    }
-    let rows = tables.get(write.table);
-    if (rows === undefined) {
-      rows = new Map();
-      tables.set(write.table, rows);
-    }
-    rows.set(write.key, write);
+    const rows = this.contexts.get(write.context);
+    if (rows === undefined) this.contexts.set(write.context, new ContextRows(write));
+    else if (!rows.set(write)) return;
     this.size++;
   }
 
@@ -37,18 +89,23 @@ class PendingRows {
     this.size = 0;
   }
 
-  *[Symbol.iterator](): Iterator<Write> {
-    for (const tables of this.contexts.values()) for (const rows of tables.values()) yield* rows.values();
+  forEach(visit: (write: Write) => void): void {
+    if (this.size > 0) this.contexts.forEach((rows) => rows.forEach(visit));
   }
 
   /** Rows of `table`, of one context unless null. */
   *of(table: Table, context: string | null): Generator<Write> {
     if (context !== null) {
-      yield* this.contexts.get(context)?.get(table)?.values() ?? [];
+      yield* this.contexts.get(context)?.of(table) ?? [];
       return;
     }
-    for (const tables of this.contexts.values()) yield* tables.get(table)?.values() ?? [];
+    for (const rows of this.contexts.values()) yield* rows.of(table);
   }
+}
+
+/** Rows to be written, each once. */
+export interface CapturedRows {
+  forEach(visit: (write: Write) => void): void;
 }
 
 export class Overlay {
@@ -81,7 +138,7 @@ export class Overlay {
   }
 
   /** The pending rows become the ones in flight; rows put from now on belong to the next write. */
-  capture(): Iterable<Write> {
+  capture(): CapturedRows {
     const empty = this.inFlight;
     this.inFlight = this.pending;
     this.pending = empty;
