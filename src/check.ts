@@ -7,6 +7,7 @@ import { checkStoredName, IDENTITY_FACT, IdentityError } from './cluster/identit
 import { ConfigError, loadConfig } from './config.ts';
 import type { Config } from './config.ts';
 import { checkLayout, shardDirectory, ShardingError } from './shards/layout.ts';
+import { readRelayout } from './shards/relayout.ts';
 import { inspectDirectory } from './storage/inspect.ts';
 import { nameProblem, readCertificate, TlsError } from './tls.ts';
 
@@ -69,6 +70,12 @@ async function checkTls({ tls, advertise, clusterSeeds }: Config, problems: stri
 /** The data directory, or those of its shards. */
 async function checkDirectories({ dataDir, shards, nodeName }: Config, problems: string[], notes: string[]): Promise<void> {
   try {
+    const begun = await readRelayout(dataDir);
+    if (begun !== null) {
+      notes.push(`${dataDir} was being resharded from ${begun.from} to ${begun.to} when that was interrupted: the next start, or --reshard ${begun.to}, finishes it`);
+      if (begun.to !== shards) problems.push(`FASTPACA_SHARDS is ${shards}, but the data directory ${dataDir} is about to be one of ${begun.to}; set FASTPACA_SHARDS=${begun.to}`);
+      return;
+    }
     await checkLayout(dataDir, shards);
   } catch (error) {
     if (!(error instanceof ShardingError)) throw error;

@@ -291,6 +291,11 @@ const NODE_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const ADDRESS = /^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([1-9][0-9]{0,4})$/;
 
 /** One variable at a time: what was given, checked. An empty variable counts as unset, except for secrets. */
+/** The data directory alone, for a command that needs no other variable. */
+export function dataDirOf(env: Readonly<Record<string, string | undefined>>): string {
+  return new Reader({ FASTPACA_RAFT_DATA_DIR: env['FASTPACA_RAFT_DATA_DIR'] }).text('FASTPACA_RAFT_DATA_DIR');
+}
+
 class Reader {
   readonly #env: Readonly<Record<string, string | undefined>>;
 

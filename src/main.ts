@@ -1,18 +1,19 @@
 /**
  * Process entry: reads the environment and signals, starts one node, ends the process. The only file that does.
- * Exit codes: 0 after a clean stop, 1 after a failure while running, when --check finds a problem or --restore cannot be
- * done, 2 when the command line, the configuration or data refuse the start.
+ * Exit codes: 0 after a clean stop, 1 after a failure while running, when --check finds a problem or --restore or
+ * --reshard cannot be done, 2 when the command line, the configuration or data refuse the start.
  */
 import { readFile } from 'node:fs/promises';
 import { enableCompileCache } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { readArguments, USAGE } from './arguments.ts';
-import { ConfigError, loadConfig } from './config.ts';
+import { ConfigError, dataDirOf, loadConfig } from './config.ts';
 import type { Config } from './config.ts';
 import { createLogger } from './log.ts';
 import type { Logger, NodeLogger } from './log.ts';
 import { runNode, type Run } from './run.ts';
 import { checkLayout, ShardingError } from './shards/layout.ts';
+import { resumeRelayout } from './shards/relayout.ts';
 
 /** Beside the packages, so that nobody who could not change the program could change this. */
 const COMPILE_CACHE = fileURLToPath(new URL('../node_modules/.cache/compile', import.meta.url));
@@ -29,6 +30,8 @@ async function main(): Promise<void> {
       return check();
     case 'restore':
       return restore(invocation.directory);
+    case 'reshard':
+      return reshard(invocation.shards, invocation.checkOnly);
     case 'help':
       process.stdout.write(USAGE);
       return;
@@ -63,6 +66,19 @@ async function restore(directory: string): Promise<void> {
   }
 }
 
+/** How far it has come and what came of it on stdout; one line on stderr and exit code 1 when the directory cannot be resharded. */
+async function reshard(shards: number, checkOnly: boolean): Promise<void> {
+  const [{ reshardDirectory, ReshardError }, { progressLines, reshardReport }] = await Promise.all([import('./reshard/reshard.ts'), import('./reshard/report.ts')]);
+  try {
+    const onProgress = progressLines((line) => process.stdout.write(line), () => performance.now());
+    process.stdout.write(reshardReport(await reshardDirectory(dataDirOf(process.env), shards, { onProgress, checkOnly })));
+  } catch (error) {
+    if (!(error instanceof ReshardError)) throw error;
+    process.stderr.write(`fastpaca: ${error.message}\n`);
+    process.exitCode = 1;
+  }
+}
+
 async function version(): Promise<string> {
   const manifest: unknown = JSON.parse(await readFile(new URL('../package.json', import.meta.url), 'utf8'));
   return typeof manifest === 'object' && manifest !== null && 'version' in manifest ? String(manifest.version) : 'unknown';
@@ -89,6 +105,8 @@ async function start(): Promise<void> {
 /** In this thread, or in one for each shard. */
 async function begin(config: Config, logger: NodeLogger): Promise<Run> {
   try {
+    const resumed = await resumeRelayout(config.dataDir);
+    if (resumed !== null) logger.warn({ type: 'reshard_finished', ...resumed }, `the data directory was being resharded from ${resumed.from} to ${resumed.to} when that was interrupted: it is finished now`);
     await checkLayout(config.dataDir, config.shards);
     if (config.shards === 1) return await runNode(config, logger, null);
     const { runShards } = await import('./shards/supervisor.ts');

@@ -14,7 +14,7 @@ import { Coordinator } from './cluster/coordinator.ts';
 import { Membership } from './cluster/membership.ts';
 import { Founding } from './cluster/founding.ts';
 import { Health } from './cluster/health.ts';
-import { IdentityError, openIdentity, type OpenedIdentity } from './cluster/identity.ts';
+import { archivedAs, IdentityError, openIdentity, type OpenedIdentity } from './cluster/identity.ts';
 import { ownAddress } from './cluster/own-address.ts';
 import { PeerLedger } from './cluster/ledger.ts';
 import { PeerStatuses, type NodeStatus } from './cluster/peer-status.ts';
@@ -346,7 +346,7 @@ export class Node {
             cluster: this.membership,
             ready: () => this.health.ready(),
             metrics: () => this.metrics.registry.getMetricsAsJSON(),
-            clusterId: () => this.founding?.record?.clusterId ?? null,
+            archivedAs: () => (this.founding?.record == null ? null : archivedAs(this.founding.record)),
             upgrade: (...upgrade) => this.onUpgrade(...upgrade),
           });
   }
@@ -482,8 +482,8 @@ export class Node {
     this.health.open();
     this.erasure.open();
     // One archive, whatever the number of shards.
-    const archivedAs = await (this.shard?.calls.clusterId() ?? record.clusterId);
-    if (this.closing === null) this.archive.start(archivedAs);
+    const archiveOf = await (this.shard?.calls.archivedAs() ?? archivedAs(record));
+    if (this.closing === null) this.archive.start(archiveOf);
   }
 
   /** A replica whose rows are not what was written. It is marked already, or is being marked. */

@@ -3,7 +3,7 @@
  * `unknown` and throw DocumentError with the path of the first wrong field; nothing past them handles raw JSON.
  */
 import { createHash } from 'node:crypto';
-import { WHOLE, type Seat } from './seat.ts';
+import { SHARDS_MAX, WHOLE, type Seat } from './seat.ts';
 import type { FoundingRecord, PeerInfo } from './ports.ts';
 
 /** Sightings in one document; a document with more is refused. */
@@ -30,6 +30,14 @@ export interface Beat {
   readonly seen: readonly Sighting[];
 }
 
+/** What a data directory was before it was resharded: a store of its own, up to the moment in which it was stopped. */
+export interface Former {
+  readonly storeId: string;
+  readonly generation: number;
+  /** As LinkHello.lineage. */
+  readonly lineage: readonly Open[];
+}
+
 /** How a node introduces itself on a link: PeerInfo, its recent opens, whom it has met, and its clock. */
 export interface LinkHello extends PeerInfo {
   /**
@@ -38,6 +46,11 @@ export interface LinkHello extends PeerInfo {
    */
   readonly lineage: readonly Open[];
   readonly seen: readonly Sighting[];
+  /**
+   * The stores that this one was made of by `--reshard`: a copy of one of them that is older than what a peer remembers
+   * must not come back by being resharded. Absent: none.
+   */
+  readonly former?: readonly Former[];
   /** Nodes are divided alike, and each shard talks to the same shard of the others. Absent: not divided. */
   readonly seat?: Seat;
   /** Milliseconds since the epoch when it was written. */
@@ -122,6 +135,7 @@ export function decodeLinkHello(value: unknown): LinkHello {
     wireFormat: countAt(fields, 'wireFormat'),
     lineage: decodeLineage(fields),
     seen: decodeSightings(fields),
+    ...(fields['former'] === undefined ? {} : { former: decodeFormers(fields) }),
     ...seatIn(fields),
     clockMs: countAt(fields, 'clockMs'),
   };
@@ -155,6 +169,16 @@ export function decodeLineage(fields: Record<string, unknown>): Open[] {
   return listAt(fields, 'lineage').map((entry, i) => {
     const open = objectAt(entry, `lineage[${i}]`);
     return { nonce: textAt(open, 'nonce'), beats: countAt(open, 'beats') };
+  });
+}
+
+/** The stores under `former`. */
+export function decodeFormers(fields: Record<string, unknown>): Former[] {
+  const formers = listAt(fields, 'former');
+  if (formers.length > SHARDS_MAX) throw new DocumentError('former', `at most ${SHARDS_MAX} stores`);
+  return formers.map((entry, i) => {
+    const former = objectAt(entry, `former[${i}]`);
+    return { storeId: textAt(former, 'storeId'), generation: countAt(former, 'generation'), lineage: decodeLineage(former) };
   });
 }
 
@@ -202,6 +226,7 @@ export function decodeFoundingRecord(value: unknown): FoundingRecord {
     clusterId: textAt(fields, 'clusterId'),
     members: decodeMembers(fields),
     mintedKey: textAt(fields, 'mintedKey'),
+    ...(fields['archivedAs'] === undefined ? {} : { archivedAs: textAt(fields, 'archivedAs') }),
   };
 }
 

@@ -6,13 +6,13 @@
  * The committed founding record is kept here too, because it is what gives a node its cluster.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
-import { DocumentError, countAt, decodeFoundingRecord, decodeLineage, encodeDocument, objectAt, parseDocument, textAt } from './hello.ts';
-import type { LinkHello, Open, Sighting } from './hello.ts';
+import { DocumentError, countAt, decodeFormers, decodeFoundingRecord, decodeLineage, encodeDocument, objectAt, parseDocument, textAt } from './hello.ts';
+import type { Former, LinkHello, Open, Sighting } from './hello.ts';
 import type { FoundingRecord, NodeFacts, NodeIdentity } from './ports.ts';
 
 export const IDENTITY_FACT = 'identity';
 export const BEATS_FACT = 'identity/beats';
-const FOUNDED_FACT = 'founding/record';
+export const FOUNDED_FACT = 'founding/record';
 /**
  * Opens that a node can prove to a peer which was away. A peer that missed more refuses: a directory restored from
  * a backup and restarted that often could otherwise overtake its own past.
@@ -30,6 +30,8 @@ export class IdentityError extends Error {
 /** NodeIdentity with its latest opens (see LinkHello.lineage); the last is this one, at beat 0. */
 export interface OpenedIdentity extends NodeIdentity {
   readonly lineage: readonly Open[];
+  /** See LinkHello.former. */
+  readonly former: readonly Former[];
 }
 
 /**
@@ -47,6 +49,7 @@ export async function openIdentity(facts: NodeFacts, configuredName: string | nu
     generation: (stored?.generation ?? 0) + 1,
     nonce,
     lineage: [...(stored?.lineage ?? []), { nonce, beats: 0 }].slice(-LINEAGE_MAX),
+    former: stored?.former ?? [],
   };
   await facts.put(IDENTITY_FACT, encodeDocument(next));
   return { ...next, clusterId: readFounded(facts)?.clusterId ?? '' };
@@ -60,6 +63,20 @@ export function storedIdentity(facts: Pick<NodeFacts, 'get'>): { readonly name: 
 /** Makes the directory a new store that was never opened and that nobody has seen, of the node it belongs to; resolves when synced. */
 export function renewIdentity(facts: NodeFacts, name: string, storeId: string): Promise<void> {
   return facts.put(IDENTITY_FACT, encodeDocument({ name, storeId, generation: 0, lineage: [] }));
+}
+
+/**
+ * Makes the directory a new store that was made of others of its node. Making it counts as its first open: whoever makes
+ * the same of a copy makes another life, which does not descend from this one. Resolves when synced.
+ */
+export function inheritIdentity(facts: NodeFacts, { name, storeId, former }: { readonly name: string; readonly storeId: string; readonly former: readonly Former[] }): Promise<void> {
+  return facts.put(IDENTITY_FACT, encodeDocument({ name, storeId, generation: 1, lineage: [{ nonce: randomBytes(8).toString('hex'), beats: 0 }], former }));
+}
+
+/** What a store that takes this one's place tells of it, with its latest `opens`; null for a new directory. Throws IdentityError. */
+export function asFormer(facts: Pick<NodeFacts, 'get'>, opens: number): Former | null {
+  const stored = readIdentity(facts);
+  return stored === null ? null : { storeId: stored.storeId, generation: stored.generation, lineage: stored.lineage.slice(-opens) };
 }
 
 /** Throws IdentityError where openIdentity would; `facts` need hold no more than IDENTITY_FACT. */
@@ -80,6 +97,7 @@ interface StoredIdentity {
   readonly storeId: string;
   readonly generation: number;
   readonly lineage: readonly Open[];
+  readonly former: readonly Former[];
 }
 
 /** The identity as the open before this one left it: its last beat is in the lineage. */
@@ -97,6 +115,7 @@ function readIdentity(facts: Pick<NodeFacts, 'get'>): StoredIdentity | null {
       storeId: textAt(fields, 'storeId'),
       generation: countAt(fields, 'generation'),
       lineage,
+      former: fields['former'] === undefined ? [] : decodeFormers(fields),
     };
   } catch (error) {
     // Minting a new identity here would turn damage into a second member with the old one's data.
@@ -118,9 +137,14 @@ export function writeBeat(facts: NodeFacts, open: Open): Promise<void> {
 }
 
 /** The committed founding record, or null while this directory belongs to no cluster. */
-export function readFounded(facts: NodeFacts): FoundingRecord | null {
+export function readFounded(facts: Pick<NodeFacts, 'get'>): FoundingRecord | null {
   const bytes = facts.get(FOUNDED_FACT);
   return bytes === undefined ? null : decodeFoundingRecord(parseDocument(bytes, FOUNDED_FACT));
+}
+
+/** The cluster under whose id the archive has the conversations of the record's cluster. */
+export function archivedAs({ archivedAs, clusterId }: FoundingRecord): string {
+  return archivedAs ?? clusterId;
 }
 
 /** Commits this directory to the record's cluster; resolves when synced. */
@@ -150,9 +174,9 @@ export function decodeRefusal(value: unknown): Refusal {
 /**
  * Holds what a directory says of itself against a moment of its life that `by` remembers ("here", "by node 'a'").
  * Null when the one descends from the other. Of the running open only a later beat is known to its own node, so that
- * beats are compared for ended opens.
+ * beats are compared for ended opens; `hasEnded`: the last one is no longer running either (LinkHello.former).
  */
-export function judgeDescent(peer: Pick<LinkHello, 'name' | 'generation' | 'lineage'>, seen: Sighting, by: string): Refusal | null {
+export function judgeDescent(peer: Pick<LinkHello, 'name' | 'generation' | 'lineage'> & { readonly hasEnded?: true }, seen: Sighting, by: string): Refusal | null {
   const { name, generation } = peer;
   const cause = 'its data directory was rolled back or copied';
   if (generation < seen.generation) {
@@ -170,7 +194,7 @@ export function judgeDescent(peer: Pick<LinkHello, 'name' | 'generation' | 'line
     if (generation === seen.generation) return { code: 'duplicate', reason: `generation ${generation} of node '${name}' was opened twice (the other was seen ${by}): ${cause}` };
     return { code: 'rolled_back', reason: `node '${name}' at generation ${generation} does not descend from generation ${seen.generation} seen ${by}: ${cause}` };
   }
-  if (generation === seen.generation || open.beats >= seen.beats) return null;
+  if ((generation === seen.generation && peer.hasEnded !== true) || open.beats >= seen.beats) return null;
   return {
     code: 'rolled_back',
     reason: `generation ${seen.generation} of node '${name}' was seen ${by} at beat ${seen.beats}, but its data directory remembers only ${open.beats} of them: ${cause}`,

@@ -9,7 +9,7 @@ import type { Topology } from './topology.ts';
 import { decodeTopology, encodeTopology } from './topology-codec.ts';
 
 export const JOIN_PATH = '/_peer/join';
-const TABLE_FACT = 'topology/copy';
+export const TABLE_FACT = 'topology/copy';
 /** A node's name and address are keys of tables that every node holds. */
 const NAME_LENGTH_MAX = 256;
 
@@ -53,7 +53,7 @@ export function decodeAdmission(value: unknown): Admission {
 }
 
 /** The copy of the table that this node kept last, or null. */
-export function readTable(facts: NodeFacts): Topology | null {
+export function readTable(facts: Pick<NodeFacts, 'get'>): Topology | null {
   const bytes = facts.get(TABLE_FACT);
   return bytes === undefined ? null : decodeTopology(bytes);
 }

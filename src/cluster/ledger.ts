@@ -151,12 +151,20 @@ export class PeerLedger {
   }
 
   #judgeMemories(peer: LinkHello): Refusal | null {
-    const memory = this.#memories.get(peer.storeId);
-    const refusal = memory === undefined ? null : judgeDescent(peer, memory, 'here');
+    for (const former of peer.former ?? []) {
+      const refusal = this.#judgeStore({ ...former, name: peer.name, hasEnded: true });
+      if (refusal !== null) return refusal;
+    }
+    return this.#judgeStore(peer);
+  }
+
+  #judgeStore(store: Pick<LinkHello, 'name' | 'storeId' | 'generation' | 'lineage'> & { readonly hasEnded?: true }): Refusal | null {
+    const memory = this.#memories.get(store.storeId);
+    const refusal = memory === undefined ? null : judgeDescent(store, memory, 'here');
     if (refusal !== null) return refusal;
     for (const teller of this.#memories.values()) {
-      const told = teller.seen.get(peer.storeId);
-      const objection = told === undefined ? null : judgeDescent(peer, told, `by node '${teller.name}'`);
+      const told = teller.seen.get(store.storeId);
+      const objection = told === undefined ? null : judgeDescent(store, told, `by node '${teller.name}'`);
       // A memory too old to be compared is a matter between those two.
       if (objection !== null && objection.code !== 'unproven') return objection;
     }
@@ -216,8 +224,7 @@ export class PeerLedger {
     const save = this.#saves.then(async () => {
       this.#nextSave = null;
       const revision = this.#revision;
-      const peers = [...this.#memories.values()].map((memory) => ({ ...memory, seen: [...memory.seen.values()] }));
-      await this.#context.facts.put(PEERS_FACT, encodeDocument({ version: 1, peers }));
+      await this.#context.facts.put(PEERS_FACT, encodeMemories([...this.#memories.values()]));
       this.#savedRevision = revision;
     });
     this.#nextSave = save;
@@ -231,7 +238,19 @@ function isLater(sighting: Sighting, before: Sighting): boolean {
   return sighting.nonce === before.nonce && sighting.beats > before.beats;
 }
 
-function readMemories(facts: NodeFacts): Map<string, Memory> {
+/**
+ * Keeps in `facts` all that the directories remember of which a new one is made: their peers come back as directories
+ * made of those that are remembered (LinkHello.former). Resolves when synced. Throws DocumentError.
+ */
+export function inheritMemories(facts: NodeFacts, sources: readonly Pick<NodeFacts, 'get'>[]): Promise<void> {
+  return facts.put(PEERS_FACT, encodeMemories(sources.flatMap((source) => [...readMemories(source).values()])));
+}
+
+function encodeMemories(memories: readonly Memory[]): Uint8Array {
+  return encodeDocument({ version: 1, peers: memories.map((memory) => ({ ...memory, seen: [...memory.seen.values()] })) });
+}
+
+function readMemories(facts: Pick<NodeFacts, 'get'>): Map<string, Memory> {
   const bytes = facts.get(PEERS_FACT);
   if (bytes === undefined) return new Map();
   const document = objectAt(parseDocument(bytes, PEERS_FACT), PEERS_FACT);

@@ -128,7 +128,7 @@ export class PeerLinks implements PeerNetwork {
     this.#owner = {
       wheel: this.#wheel,
       turn: options.turn ?? new Turn(),
-      hello: () => ({ ...options.self(), ...(options.seat === undefined ? {} : { seat: options.seat }), lineage: options.standing.lineage(), seen: options.ledger.sightings(), clockMs: Date.now() }),
+      hello: () => ({ ...options.self(), ...(options.seat === undefined ? {} : { seat: options.seat }), lineage: options.standing.lineage(), former: options.standing.former, seen: options.ledger.sightings(), clockMs: Date.now() }),
       admit: (link, peer) => this.#admit(link, peer),
       up: (link, peer) => this.#linkUp(link, peer),
       refusedBy: (link, refusal) => this.#refusedBy(link, refusal),

@@ -41,6 +41,8 @@ export interface FoundingRecord {
   readonly members: readonly { readonly name: string; readonly storeId: string; readonly address: string }[];
   /** Hex key that members without a configured secret authenticate with afterwards. */
   readonly mintedKey: string;
+  /** The cluster under whose id the archive has this one's conversations. Absent: itself; another one once it was resharded. */
+  readonly archivedAs?: string;
 }
 
 /** Request kinds multiplexed over a peer link; the body is opaque to the link. */

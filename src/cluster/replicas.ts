@@ -15,7 +15,7 @@ import type { NodeFacts } from './ports.ts';
 import { foundingConf, placedOn, type Topology } from './topology.ts';
 import { encodeTopology } from './topology-codec.ts';
 
-const REPLICAS_FACT = 'replicas';
+export const REPLICAS_FACT = 'replicas';
 /** Readers that began before a replica was stopped end within this time; then its rows go. */
 const GRACE_MS = 6000;
 
@@ -214,7 +214,8 @@ export function writeHighest(facts: NodeFacts, highest: readonly number[]): Prom
   return facts.put(REPLICAS_FACT, encodeDocument({ version: 1, highest }));
 }
 
-function readHighest(facts: NodeFacts): number[] | null {
+/** What writeHighest kept; null where it never did. Throws DocumentError. */
+export function readHighest(facts: Pick<NodeFacts, 'get'>): number[] | null {
   const bytes = facts.get(REPLICAS_FACT);
   if (bytes === undefined) return null;
   const fields = objectAt(parseDocument(bytes, REPLICAS_FACT), REPLICAS_FACT);

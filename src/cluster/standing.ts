@@ -10,7 +10,7 @@
  * An idle node promises nothing and does not beat.
  */
 import { DocumentError, countAt, encodeDocument, objectAt, parseDocument, textAt } from './hello.ts';
-import type { Open, Sighting } from './hello.ts';
+import type { Former, Open, Sighting } from './hello.ts';
 import { IdentityError, judgeDescent, REFUSAL_CODES, writeBeat } from './identity.ts';
 import type { OpenedIdentity, Refusal, RefusalCode } from './identity.ts';
 import type { NodeFacts } from './ports.ts';
@@ -68,6 +68,11 @@ export class Standing {
     return [...lineage.slice(0, -1), { nonce, beats: this.#beats }];
   }
 
+  /** The stores that this directory was made of. */
+  get former(): readonly Former[] {
+    return this.#options.identity.former;
+  }
+
   /** True when something was promised since the last beat began. */
   get due(): boolean {
     return this.#beating === null && this.#options.promises() !== this.#promised;
@@ -90,6 +95,11 @@ export class Standing {
   /** What speaks against this directory among what a sound peer has seen, or null. */
   judge(seen: readonly Sighting[], by: string): Refusal | null {
     const { identity } = this.#options;
+    for (const former of identity.former) {
+      const then = seen.find((sighting) => sighting.storeId === former.storeId);
+      const refusal = then === undefined ? null : judgeDescent({ ...former, name: identity.name, hasEnded: true }, then, `by node '${by}' before it was resharded`);
+      if (refusal !== null) return refusal;
+    }
     const own = seen.find((sighting) => sighting.storeId === identity.storeId);
     if (own === undefined) return null;
     const refusal = judgeDescent({ ...identity, lineage: this.lineage() }, own, `by node '${by}'`);

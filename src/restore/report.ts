@@ -70,7 +70,7 @@ function next({ directory, shard, node, clusterId, former }: Restored): string[]
     ...(shard === null || shard === 0
       ? [
           '  3. With the archive: once you are sure that it is of the same conversations, let the new cluster have it:',
-          `     UPDATE fastpaca_archive SET cluster_id = '${clusterId}' WHERE cluster_id = '${former.clusterId}';`,
+          `     UPDATE fastpaca_archive SET cluster_id = '${clusterId}' WHERE cluster_id = '${former.archivedAs}';`,
         ]
       : []),
   ];

@@ -7,12 +7,12 @@
  */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { ConfState, GroupId, ReplicaId } from '../../raft/types.ts';
 import { tooOldFor } from '../cluster/formats.ts';
 import { PROMISE_FACT } from '../cluster/founding.ts';
 import { DocumentError, encodeDocument } from '../cluster/hello.ts';
-import { BEATS_FACT, IdentityError, readFounded, renewIdentity, storedIdentity, writeFounded } from '../cluster/identity.ts';
+import { archivedAs, BEATS_FACT, IdentityError, readFounded, renewIdentity, storedIdentity, writeFounded } from '../cluster/identity.ts';
 import { readTable, writeTable } from '../cluster/joining.ts';
 import { PEERS_FACT } from '../cluster/ledger.ts';
 import type { FoundingRecord, NodeFacts } from '../cluster/ports.ts';
@@ -24,6 +24,7 @@ import { decodeTopology, encodeTopology } from '../cluster/topology-codec.ts';
 import { COMMAND_FORMAT, TOPOLOGY_GROUP } from '../constants.ts';
 import { TOPOLOGY_ROW } from '../machine.ts';
 import { readLayout, shardOf } from '../shards/layout.ts';
+import { readRelayout } from '../shards/relayout.ts';
 import { DamageError } from '../storage/checksum.ts';
 import { OfflineStore, type FreshGroup, type KeptGroup, type SoundGroup, type Survey } from '../storage/offline.ts';
 
@@ -45,7 +46,8 @@ export interface Restored {
   /** The shard whose directory it is; null where the node is not divided. */
   readonly shard: number | null;
   readonly node: string;
-  readonly former: { readonly clusterId: string; readonly storeId: string };
+  /** `archivedAs`: the cluster under whose id the archive has what is here. */
+  readonly former: { readonly clusterId: string; readonly storeId: string; readonly archivedAs: string };
   readonly clusterId: string;
   readonly storeId: string;
   /** Of data, in order of their numbers. */
@@ -58,6 +60,13 @@ export interface Restored {
 export async function restoreDirectory(directory: string): Promise<Restored> {
   const isThere = await stat(directory).then((found) => found.isDirectory(), () => false);
   if (!isThere) throw new RestoreError(`there is no directory ${directory}`);
+  const shard = await shardOf(directory).catch((error: unknown) => {
+    throw new RestoreError(error instanceof Error ? error.message : String(error));
+  });
+  for (const place of shard === null ? [directory] : [directory, dirname(directory)]) {
+    const begun = await readRelayout(place);
+    if (begun !== null) throw new RestoreError(`${place} was being resharded from ${begun.from} to ${begun.to} when that was interrupted: run --reshard ${begun.to} first, which finishes it`);
+  }
   const divided = await readLayout(directory).catch((error: unknown) => {
     throw new RestoreError(error instanceof Error ? error.message : String(error));
   });
@@ -68,7 +77,7 @@ export async function restoreDirectory(directory: string): Promise<Restored> {
   if (store === 'in_use') throw new RestoreError(`${directory} is in use by a running node: stop it first`);
   if (store === null) throw new RestoreError(`${directory} is not the data directory of a node: it holds no database (db/CURRENT)`);
   try {
-    return await restoreStore(store, directory);
+    return await restoreStore(store, directory, shard);
   } catch (error) {
     const isUnreadable = error instanceof IdentityError || error instanceof DocumentError || error instanceof DamageError;
     throw isUnreadable ? new RestoreError(`${directory}: ${error.message}`) : error;
@@ -77,7 +86,7 @@ export async function restoreDirectory(directory: string): Promise<Restored> {
   }
 }
 
-async function restoreStore(store: OfflineStore, directory: string): Promise<Restored> {
+async function restoreStore(store: OfflineStore, directory: string, shard: number | null): Promise<Restored> {
   const planned = new PlannedFacts(store);
   const identity = storedIdentity(planned);
   const record = readFounded(planned);
@@ -105,9 +114,9 @@ async function restoreStore(store: OfflineStore, directory: string): Promise<Res
   });
   return {
     directory,
-    shard: await shardOf(directory),
+    shard,
     node: identity.name,
-    former: { clusterId: record.clusterId, storeId: identity.storeId },
+    former: { clusterId: record.clusterId, storeId: identity.storeId, archivedAs: archivedAs(record) },
     ...fresh,
     groups: replicas.flatMap((replica, group) => (replica === null || group === TOPOLOGY_GROUP ? [] : [outcome(survey, former, group, identity.name)])),
     tableReason,
@@ -119,7 +128,7 @@ function lastTable(store: OfflineStore, survey: Survey, record: FoundingRecord):
   const own = survey.sound.find(({ group }) => group === TOPOLOGY_GROUP);
   const row = own === undefined ? undefined : store.row(own, TOPOLOGY_ROW);
   const applied = row === undefined ? null : decodeTopology(row);
-  const copy = readTable({ get: (key) => store.get(key), put: () => Promise.resolve() });
+  const copy = readTable({ get: (key) => store.get(key) });
   const table = applied !== null && (copy === null || applied.revision >= copy.revision) ? applied : (copy ?? foundingTopology(record));
   const useless = survey.useless.find(({ group }) => group === TOPOLOGY_GROUP);
   return { table, reason: applied === null ? (useless?.reason ?? 'the directory has no replica of it') : null };

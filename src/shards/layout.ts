@@ -1,10 +1,10 @@
 /**
  * Into how many shards a data directory is divided, kept with it: a file beside their directories. A directory without
  * one belongs to a node that is not divided, whose database lies in it directly, or is new. Owns the file and what it
- * says; the directories are their nodes'.
+ * says; the directories are their nodes', and how one layout follows another is relayout.ts.
  */
 import { randomBytes } from 'node:crypto';
-import { access, mkdir, open, readFile, rename } from 'node:fs/promises';
+import { access, mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 
 const FILE = 'shards.json';
@@ -45,14 +45,19 @@ export async function readLayout(dataDir: string): Promise<Layout | null> {
   return layout;
 }
 
+/** Into how many shards the directory is divided, 1 where it is not; null where nothing is stored. Throws ShardingError. */
+export async function storedShards(dataDir: string): Promise<number | null> {
+  const layout = await readLayout(dataDir);
+  return layout?.shards ?? ((await isThere(join(dataDir, 'db', 'CURRENT'))) ? 1 : null);
+}
+
 /** Throws ShardingError unless a node with `shards` may start on the directory. */
 export async function checkLayout(dataDir: string, shards: number): Promise<Layout | null> {
-  const layout = await readLayout(dataDir);
-  const stored = layout?.shards ?? ((await isThere(join(dataDir, 'db', 'CURRENT'))) ? 1 : null);
-  if (stored === null || stored === shards) return layout;
+  const stored = await storedShards(dataDir);
+  if (stored === null || stored === shards) return readLayout(dataDir);
   throw new ShardingError(
-    `FASTPACA_SHARDS is ${shards}, but the data directory ${dataDir} is divided into ${stored} (1: not divided); set FASTPACA_SHARDS=${stored}: ` +
-      'this version does not divide anew what is stored',
+    `FASTPACA_SHARDS is ${shards}, but the data directory ${dataDir} is divided into ${stored} (1: not divided); set FASTPACA_SHARDS=${stored}, ` +
+      `or stop every node of the cluster and run, on each of them: FASTPACA_RAFT_DATA_DIR=${dataDir} node src/main.ts --reshard ${shards}`,
   );
 }
 
@@ -71,17 +76,33 @@ export async function openLayout(dataDir: string, shards: number, name: string |
 }
 
 /** Durable when it resolves, and never half there. */
-export async function writeLayout(dataDir: string, { shards, node }: Layout): Promise<void> {
-  const path = join(dataDir, FILE);
+export function writeLayout(dataDir: string, { shards, node }: Layout): Promise<void> {
+  return writeDurably(dataDir, FILE, { version: VERSION, shards, node });
+}
+
+/** The directory is divided no more; durable when it resolves. */
+export async function removeLayout(dataDir: string): Promise<void> {
+  await rm(join(dataDir, FILE), { force: true });
+  await syncDirectory(dataDir);
+}
+
+/** Puts a document into a file of the directory: durable when it resolves, and never half there. */
+export async function writeDurably(dataDir: string, name: string, document: object): Promise<void> {
+  const path = join(dataDir, name);
   const file = await open(`${path}.new`, 'w');
   try {
-    await file.writeFile(`${JSON.stringify({ version: VERSION, shards, node })}\n`);
+    await file.writeFile(`${JSON.stringify(document)}\n`);
     await file.sync();
   } finally {
     await file.close();
   }
   await rename(`${path}.new`, path);
-  const directory = await open(dataDir, 'r');
+  await syncDirectory(dataDir);
+}
+
+/** Makes durable what a directory lists, or what a file holds. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
   try {
     await directory.sync();
   } finally {

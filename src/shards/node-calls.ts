@@ -21,8 +21,8 @@ const CHANGE_MS = 15_000;
 export interface ShardParts {
   ready(): Readiness;
   metrics(): Promise<readonly MetricObject[]>;
-  /** The cluster that this shard belongs to; null while it belongs to none. */
-  clusterId(): string | null;
+  /** Under which cluster's id the archive has this shard's conversations; null while it belongs to none. */
+  archivedAs(): string | null;
   readonly cluster: ClusterApi;
 }
 
@@ -30,7 +30,7 @@ export interface ShardParts {
 export const ASK_TAG = 64;
 
 type Question =
-  | { readonly ask: 'ready' | 'metrics' | 'describe' | 'cluster_id' }
+  | { readonly ask: 'ready' | 'metrics' | 'describe' | 'archived_as' }
   | { readonly ask: 'drain'; readonly node: string; readonly drain: boolean }
   | { readonly ask: 'remove'; readonly node: string }
   | { readonly ask: 'transfer'; readonly group: number; readonly to: string };
@@ -79,10 +79,10 @@ export class NodeCalls implements ClusterApi {
     return AggregatorRegistry.aggregate(parts.map(mergeMetrics)).metrics();
   }
 
-  /** The cluster that the node belongs to as far as others are concerned: that of its first shard. Waits until there is one. */
-  async clusterId(): Promise<string> {
+  /** Under which cluster's id the archive has this node's conversations: its first shard's. Waits until there is one. */
+  async archivedAs(): Promise<string> {
     for (;;) {
-      const id = this.shard.index === 0 ? this.own.clusterId() : await this.ask(0, { ask: 'cluster_id' }, ASK_MS).catch(() => null);
+      const id = this.shard.index === 0 ? this.own.archivedAs() : await this.ask(0, { ask: 'archived_as' }, ASK_MS).catch(() => null);
       if (typeof id === 'string') return id;
       await new Promise((resolve) => setTimeout(resolve, 100).unref());
     }
@@ -130,8 +130,8 @@ export class NodeCalls implements ClusterApi {
         return this.own.ready();
       case 'metrics':
         return this.own.metrics();
-      case 'cluster_id':
-        return this.own.clusterId();
+      case 'archived_as':
+        return this.own.archivedAs();
       case 'describe':
         return this.own.cluster.describe();
       case 'drain':

@@ -255,7 +255,7 @@ function named(group: GroupId): { key: Uint8Array; keySeed: number } {
   return { key, keySeed: checksum(key) };
 }
 
-async function readFacts(db: Database): Promise<Map<string, Uint8Array>> {
+export async function readFacts(db: Database): Promise<Map<string, Uint8Array>> {
   const facts = new Map<string, Uint8Array>();
   for (const [key, value] of await db.iterator({ gte: Uint8Array.of(Space.fact), lt: Uint8Array.of(Space.fact + 1) }).all()) {
     const name = Buffer.from(key.subarray(1)).toString('utf8');

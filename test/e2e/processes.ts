@@ -62,6 +62,25 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
+/** A port with two free ones behind it, for two shards, below those that the system gives to outgoing connections. */
+export async function portForShards(): Promise<number> {
+  for (;;) {
+    const port = 15_000 + 4 * Math.floor(Math.random() * 4000);
+    if ((await Promise.all([port, port + 1, port + 2].map(isFree))).every(Boolean)) return port;
+  }
+}
+
+async function isFree(port: number): Promise<boolean> {
+  const server = createServer().listen(port, '127.0.0.1');
+  try {
+    await once(server, 'listening');
+  } catch {
+    return false;
+  }
+  await new Promise((resolve) => server.close(resolve));
+  return true;
+}
+
 export class NodeProcess {
   readonly name: string;
   readonly port: number;

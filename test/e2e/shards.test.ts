@@ -1,11 +1,9 @@
 /** Nodes that are divided into shards, as real processes: they answer, keep and stop like nodes that are not. */
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import { createServer } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { groupOf } from '../../src/cluster/placement.ts';
 import { shardOf } from '../../src/cluster/seat.ts';
-import { call, ClusterProcesses, freePort, NodeProcess, until } from './processes.ts';
+import { call, ClusterProcesses, freePort, NodeProcess, portForShards, until } from './processes.ts';
 import { execute } from './programs.ts';
 import { StreamClient, streamUrl } from './stream-client.ts';
 
@@ -40,25 +38,6 @@ async function metric(url: string, name: string): Promise<number> {
   const lines = text.split('\n').filter((line) => line.startsWith(name) && !line.startsWith('#'));
   assert.ok(lines.length > 0, name);
   return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0);
-}
-
-/** A port with two free ones behind it, below those that the system gives to outgoing connections. */
-async function portForShards(): Promise<number> {
-  for (;;) {
-    const port = 15_000 + 4 * Math.floor(Math.random() * 4000);
-    if ((await Promise.all([port, port + 1, port + 2].map(isFree))).every(Boolean)) return port;
-  }
-}
-
-async function isFree(port: number): Promise<boolean> {
-  const server = createServer().listen(port, '127.0.0.1');
-  try {
-    await once(server, 'listening');
-  } catch {
-    return false;
-  }
-  await new Promise((resolve) => server.close(resolve));
-  return true;
 }
 
 function shardedNodes(count: number): Promise<ClusterProcesses> {
@@ -161,13 +140,13 @@ describe('one node, two shards', () => {
 
   test('another number of shards refuses to start, by a line that says what to do', async () => {
     await node.kill('SIGTERM');
-    await refused(node, { FASTPACA_SHARDS: '1' }, /FASTPACA_SHARDS is 1, but the data directory .* is divided into 2/);
+    await refused(node, { FASTPACA_SHARDS: '1' }, /FASTPACA_SHARDS is 1, but the data directory .* is divided into 2 .* FASTPACA_RAFT_DATA_DIR=\S+ node src\/main.ts --reshard 1/);
     const checked = await execute('src/main.ts', ['--check'], { cwd: cluster.dir, env: { ...node.env, FASTPACA_SHARDS: '3' } });
     assert.equal(checked.code, 1);
     assert.match(checked.err, /FASTPACA_SHARDS is 3, but the data directory .* is divided into 2/);
   });
 
-  test('a node that is divided otherwise is told so by name, and cannot be divided in place', async () => {
+  test('a node that is divided otherwise is told so by name, and does not start divided anew by itself', async () => {
     node.start({ FASTPACA_RATE_LIMIT: '25' });
     await node.ready();
     const dir = `${cluster.dir}/other`;
