@@ -14,6 +14,7 @@ import { applyTopology, type Topology } from './cluster/topology.ts';
 import { decodeTopology, decodeTopologyCommand, encodeTopology } from './cluster/topology-codec.ts';
 import { groupOf } from './cluster/placement.ts';
 import { TOPOLOGY_GROUP } from './constants.ts';
+import { MessageTexts } from './message-texts.ts';
 import { DamageError } from './storage/checksum.ts';
 import type { Storage } from './storage/store.ts';
 
@@ -193,6 +194,8 @@ class GroupRows implements Rows {
 }
 
 export class Machine implements StateMachine {
+  /** Messages of what `rowsOf` gives, for reads. */
+  readonly texts = new MessageTexts();
   private readonly storage: Storage;
   private readonly events: MachineEvents;
   private readonly headers = new RecentlyUsed(headerBytes);
@@ -244,6 +247,7 @@ export class Machine implements StateMachine {
     // The caches are shared by all groups; a snapshot is rare enough to drop them all.
     this.headers.clear();
     this.configs.clear();
+    this.texts.clear();
     this.events.onRestored(group);
   }
 
@@ -252,6 +256,7 @@ export class Machine implements StateMachine {
     this.groupRows.delete(group);
     this.headers.clear();
     this.configs.clear();
+    this.texts.clear();
     if (group === TOPOLOGY_GROUP) this.topologyTable = null;
   }
 
@@ -294,6 +299,7 @@ export class Machine implements StateMachine {
     // Copied: its metadata is a view into the bytes of a whole frame.
     if (outcome.config !== null) this.configs.set(command.context, { ...outcome.config, metadataText: outcome.config.metadataText.slice() });
     else if (outcome.header?.status === 'purged') this.configs.delete(command.context);
+    if (outcome.header?.status === 'purged') this.texts.delete(command.context);
     for (const event of outcome.events) this.events.onEvent(group, event);
     return outcome.reply;
   }

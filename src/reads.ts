@@ -10,6 +10,7 @@ import type { ContextConfig, ContextHeader, Rows } from './contexts/types.ts';
 import { needsCompaction } from './contexts/policies.ts';
 import { ApiError } from './errors.ts';
 import type { CompactionsQuery, ExplainQuery, MessagesQuery, WindowQuery } from './http/ports.ts';
+import type { MessageTexts } from './message-texts.ts';
 import { messageRow, renderContext, renderMessage } from './render.ts';
 import { compactionsAnswer, explainAnswer, windowAnswer } from './windows.ts';
 
@@ -51,8 +52,10 @@ export interface ReadResult {
   readonly notModified: boolean;
 }
 
-/** How `readThrough` goes about the archive. */
-export interface ColdAccess {
+/** What `readThrough` reads besides rows. */
+export interface ReadAccess {
+  /** Of the machine whose rows are read. */
+  readonly texts: MessageTexts;
   readonly cold: ColdReads;
   /** Between two rounds: whether the rows may still be read. */
   readonly isHere: () => boolean;
@@ -64,11 +67,11 @@ export interface ColdAccess {
  * Runs a verb, with what it needs from the archive; null: the rows may no longer be read here.
  * Throws what `read` throws, and ApiError archive_unavailable.
  */
-export async function readThrough(rows: Rows, id: string, verb: ReadVerb, { cold, isHere, deadline }: ColdAccess): Promise<ReadResult | null> {
+export async function readThrough(rows: Rows, id: string, verb: ReadVerb, { texts, cold, isHere, deadline }: ReadAccess): Promise<ReadResult | null> {
   const fetched = new Fetched();
   for (;;) {
     try {
-      return read(rows, id, verb, fetched);
+      return read(rows, id, verb, { fetched, texts });
     } catch (error) {
       if (!(error instanceof ColdMiss)) throw error;
       const failure = await cold.fetch(id, error.need, fetched, deadline - performance.now());
@@ -79,8 +82,14 @@ export async function readThrough(rows: Rows, id: string, verb: ReadVerb, { cold
   }
 }
 
+/** What spares a read its rows: messages of the archive, and texts that were made before. */
+export interface ReadSources {
+  readonly fetched: Fetched;
+  readonly texts: MessageTexts;
+}
+
 /** Runs a verb. Throws ApiError context_not_found, conflict; ColdMiss where `fetched` lacks something. */
-export function read(rows: Rows, id: string, verb: ReadVerb, fetched: Fetched): ReadResult {
+export function read(rows: Rows, id: string, verb: ReadVerb, { fetched, texts }: ReadSources): ReadResult {
   const config = rows.config(id);
   const header = rows.header(id);
   if (config === undefined || header === undefined) throw contextNotFound(id);
@@ -90,13 +99,13 @@ export function read(rows: Rows, id: string, verb: ReadVerb, fetched: Fetched): 
     case 'settings':
       return plain(encodeSettings(config, header.configRevision));
     case 'tail':
-      return plain(tail({ rows, id, header, fetched }, verb.offset, verb.limit));
+      return plain(tail({ rows, id, header, fetched, texts }, verb.offset, verb.limit));
     case 'messages':
-      return plain(messages({ rows, id, header, fetched }, verb.query));
+      return plain(messages({ rows, id, header, fetched, texts }, verb.query));
     case 'slice':
-      return plain(slice({ rows, id, header, fetched }, verb.query));
+      return plain(slice({ rows, id, header, fetched, texts }, verb.query));
     case 'window':
-      return windowAnswer(new ReachingRows(rows, fetched), id, header, verb.query);
+      return windowAnswer(new ReachingRows(rows, fetched), id, header, verb.query, texts);
     case 'explain':
       return plain(explainAnswer(new ReachingRows(rows, fetched), id, header, verb.query));
     case 'compactions':
@@ -131,6 +140,7 @@ interface Log {
   readonly id: string;
   readonly header: ContextHeader;
   readonly fetched: Fetched;
+  readonly texts: MessageTexts;
 }
 
 /** Messages [from, to] as JSON, ascending, stopping before the page's byte bound. That each is there, machine.ts sees to. Throws ColdMiss. */
@@ -162,15 +172,32 @@ function hotRow(rows: Rows, id: string, seq: number): Uint8Array {
   return row;
 }
 
+/**
+ * Messages [from, to] as the inside of a JSON array, of those kept as texts; null where they are not: the newest ones
+ * are then made so, for they will be asked for again.
+ */
+function keptText({ rows, id, header, texts }: Log, from: number, to: number): Buffer | null {
+  // What was trimmed is the archive's to answer, kept or not.
+  if (from > to || from <= header.trimmedSeq) return null;
+  const kept = texts.get(id);
+  if (kept?.holds(from, to) === true) return kept.text(from, to);
+  return to === header.lastSeq ? (texts.reach(rows, id, from, to)?.text(from, to) ?? null) : null;
+}
+
+const TAIL_OPEN = Buffer.from('{"messages":[');
+const TAIL_CLOSE = Buffer.from(']}');
+
 function tail(log: Log, offset: number, limit: number): Buffer {
   const to = log.header.lastSeq - offset;
   const from = Math.max(1, to - limit + 1);
+  const kept = keptText(log, from, to);
+  if (kept !== null) return Buffer.concat([TAIL_OPEN, kept, TAIL_CLOSE]);
   const page = range(log, from, to);
   // Offsets count messages, so a short page would make the next one skip some: say so instead.
   if (to >= from && page.length < to - from + 1) {
     throw new ApiError('payload_too_large', `${limit} messages from offset ${offset} are more than ${PAGE_BYTES_MAX} bytes. Ask for a smaller limit.`);
   }
-  return Buffer.concat([Buffer.from('{"messages":['), ...joined(page), Buffer.from(']}')]);
+  return Buffer.concat([TAIL_OPEN, ...joined(page), TAIL_CLOSE]);
 }
 
 function messages(log: Log, query: MessagesQuery): Buffer {

@@ -193,7 +193,7 @@ export class Store implements StoreApi {
     if (consistency === 'linearizable' && router.hosts(group) && !(await router.barrier(group, waitMs))) return null;
     if (!router.hosts(group)) return null;
     try {
-      const answer = await readThrough(machine.rowsOf(id), id, verb, { cold, isHere: () => router.hosts(group), deadline });
+      const answer = await readThrough(machine.rowsOf(id), id, verb, { texts: machine.texts, cold, isHere: () => router.hosts(group), deadline });
       return answer === null ? null : { ...answer, appliedIndex: consistency === 'stale' ? this.options.appliedIndex(group) : null };
     } catch (error) {
       // Found just now, by this very read: the replica is out already, and others hold the same rows.

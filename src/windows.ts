@@ -12,9 +12,11 @@ import { windowAt, windowNow, type WindowView } from './contexts/travel.ts';
 import type { ContextHeader, Rows } from './contexts/types.ts';
 import { ApiError } from './errors.ts';
 import type { CompactionsQuery, ExplainQuery, WindowQuery, WindowSelection } from './http/ports.ts';
+import type { MessageTexts } from './message-texts.ts';
 import { messageOverheadTokens } from './providers/overheads.ts';
 import { membersOf, renderFor, type Provider } from './providers/rendering.ts';
 import { renderMessage, timestamp } from './render.ts';
+import { wholeAnswer, type WindowFacts } from './whole-windows.ts';
 
 export interface WindowAnswerBody {
   readonly body: Buffer;
@@ -24,23 +26,40 @@ export interface WindowAnswerBody {
   readonly notModified: boolean;
 }
 
-/** The LLM window. Throws ApiError conflict, invalid_request (at_version), payload_too_large. */
-export function windowAnswer(rows: Rows, id: string, header: ContextHeader, query: WindowQuery): WindowAnswerBody {
+/**
+ * The LLM window. What `texts` keeps of the context saves work and changes no byte.
+ * Throws ApiError conflict, invalid_request (at_version), payload_too_large.
+ */
+export function windowAnswer(rows: Rows, id: string, header: ContextHeader, query: WindowQuery, texts: MessageTexts): WindowAnswerBody {
   const view = selected(rows, id, header, query);
   const etag = etagOf(view, query);
   if (query.ifNoneMatch !== null && matches(query.ifNoneMatch, etag)) return { body: Buffer.alloc(0), etag, notModified: true };
+  // Windows of the past may need messages that are kept no more, and are asked for too seldom to be kept.
+  const isPresent = query.atVersion === null;
+  if (isPresent && query.provider === null) {
+    const whole = wholeAnswer(rows, id, view, query, texts);
+    if (whole !== null) return { body: bodyOf(whole.facts, whole.members, null), etag, notModified: false };
+  }
+  const made = isPresent ? texts.get(id)?.made : null;
+  if (made?.etag === etag) return { body: made.body, etag, notModified: false };
   const window = projectView(rows, id, view, query);
   if (window.tooLarge) throw windowTooLarge();
   if (window.missing > 0) throw notWhole(id, query, window.missing);
   const { members, prefixHash, overheadTokens } = query.provider === null ? plainMessages(window) : providerMessages(window, query.provider);
-  const segments = window.segments.map(({ type, fromSeq, toSeq }) => ({ type, from_seq: fromSeq, to_seq: toSeq }));
-  const head = `{"version":${window.version},"config_revision":${window.configRevision},`;
+  const body = bodyOf({ ...window, prefixHash }, members, overheadTokens);
+  if (isPresent) texts.remember(id, { etag, body });
+  return { body, etag, notModified: false };
+}
+
+function bodyOf(facts: WindowFacts, members: readonly Uint8Array[], overheadTokens: number | null): Buffer {
+  const segments = facts.segments.map(({ type, fromSeq, toSeq }) => ({ type, from_seq: fromSeq, to_seq: toSeq }));
+  const head = `{"version":${facts.version},"config_revision":${facts.configRevision},`;
   const rest =
-    `,"used_tokens":${window.usedTokens},"needs_compaction":${window.needsCompaction},"token_budget":${window.tokenBudget},` +
-    `"segments":${JSON.stringify(segments)},"truncated":${window.truncated},"over_budget":${window.overBudget},` +
-    `"prefix_hash":"${prefixHash}","stable_since_version":${window.stableSinceVersion}` +
+    `,"used_tokens":${facts.usedTokens},"needs_compaction":${facts.needsCompaction},"token_budget":${facts.tokenBudget},` +
+    `"segments":${JSON.stringify(segments)},"truncated":${facts.truncated},"over_budget":${facts.overBudget},` +
+    `"prefix_hash":"${facts.prefixHash}","stable_since_version":${facts.stableSinceVersion}` +
     `${overheadTokens === null ? '' : `,"overhead_tokens":${overheadTokens}`}}`;
-  return { body: Buffer.concat([Buffer.from(head), ...members, Buffer.from(rest)]), etag, notModified: false };
+  return Buffer.concat([Buffer.from(head), ...members, Buffer.from(rest)]);
 }
 
 /** A page of the log with what became of each message, and the sums. Throws as windowAnswer does. */

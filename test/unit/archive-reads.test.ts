@@ -7,6 +7,7 @@ import { ColdReads, Fetched, type ColdStore } from '../../src/archive/cold.ts';
 import { putTogether, takeApart, type ColdMessage } from '../../src/archive/rows.ts';
 import type { Command } from '../../src/contexts/types.ts';
 import { ApiError } from '../../src/errors.ts';
+import { MessageTexts } from '../../src/message-texts.ts';
 import { read, readThrough, type ReadVerb } from '../../src/reads.ts';
 import { LogReplay } from '../../src/streams/replay.ts';
 import { MemoryRows, append, compact, message, policy, put, text, user } from './contexts-fixture.ts';
@@ -60,6 +61,8 @@ class Pair {
   readonly whole = new MemoryRows();
   readonly trimmed = new MemoryRows();
   readonly archive = new MemoryArchive(this.whole);
+  readonly wholeTexts = new MessageTexts();
+  readonly trimmedTexts = new MessageTexts();
 
   run(command: Command): void {
     const replies = [this.whole, this.trimmed].map((rows) => rows.run(command).reply);
@@ -72,8 +75,8 @@ class Pair {
   }
 
   async same(verb: ReadVerb): Promise<void> {
-    const wanted = answerOf(() => read(this.whole, 'c', verb, new Fetched()).body.toString());
-    const access = { cold: new ColdReads(this.archive), isHere: () => true, deadline: performance.now() + 10_000 };
+    const wanted = answerOf(() => read(this.whole, 'c', verb, { fetched: new Fetched(), texts: this.wholeTexts }).body.toString());
+    const access = { texts: this.trimmedTexts, cold: new ColdReads(this.archive), isHere: () => true, deadline: performance.now() + 10_000 };
     const found = await readThrough(this.trimmed, 'c', verb, access).then((result) => result?.body.toString() ?? 'elsewhere', (error: unknown) => answerOf(() => assert.fail(error instanceof Error ? error : String(error))));
     assert.equal(found, wanted, JSON.stringify(verb));
   }
@@ -135,7 +138,7 @@ describe('a read across the seam', () => {
     pair.trim(5);
     pair.archive.isDown = true;
     const verb = (fromSeq: number): ReadVerb => ({ verb: 'messages', query: { fromSeq, toSeq: null, afterVersion: null, limit: 10 } });
-    const access = { cold: new ColdReads(pair.archive), isHere: () => true, deadline: performance.now() + 1000 };
+    const access = { texts: new MessageTexts(), cold: new ColdReads(pair.archive), isHere: () => true, deadline: performance.now() + 1000 };
     await assert.rejects(readThrough(pair.trimmed, 'c', verb(15), access), (error) => error instanceof ApiError && error.code === 'archive_unavailable' && error.retryAfterSeconds === 7);
     assert.notEqual(await readThrough(pair.trimmed, 'c', verb(16), access), null);
     await assert.rejects(readThrough(pair.trimmed, 'c', verb(1), { ...access, cold: new ColdReads(null) }), (error) => error instanceof ApiError && error.code === 'archive_unavailable');
@@ -151,7 +154,7 @@ describe('a read across the seam', () => {
     pair.trim(5);
     const silent: ColdStore = { readRange: () => new Promise(() => undefined), firstSeqAfter: () => new Promise(() => undefined) };
     const started = performance.now();
-    await assert.rejects(readThrough(pair.trimmed, 'c', { verb: 'tail', offset: 0, limit: 20 }, { cold: new ColdReads(silent), isHere: () => true, deadline: started + 50 }), (error) => error instanceof ApiError && error.code === 'archive_unavailable');
+    await assert.rejects(readThrough(pair.trimmed, 'c', { verb: 'tail', offset: 0, limit: 20 }, { texts: new MessageTexts(), cold: new ColdReads(silent), isHere: () => true, deadline: started + 50 }), (error) => error instanceof ApiError && error.code === 'archive_unavailable');
     assert.ok(performance.now() - started < 1000);
   });
 });

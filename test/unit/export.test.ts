@@ -7,6 +7,7 @@ import type { NewMessage } from '../../src/contexts/types.ts';
 import { ApiError } from '../../src/errors.ts';
 import { MessageExporter } from '../../src/export.ts';
 import type { Consistency } from '../../src/http/ports.ts';
+import { MessageTexts } from '../../src/message-texts.ts';
 import { decodeSlice, read } from '../../src/reads.ts';
 import type { SliceQuery } from '../../src/reads.ts';
 import { MemoryRows } from './contexts-fixture.ts';
@@ -35,7 +36,7 @@ function exporter(rows: () => MemoryRows, isHere = true): { exporter: MessageExp
     asked,
     exporter: new MessageExporter(async (id, query, consistency) => {
       asked.push({ query, consistency });
-      return { body: read(rows(), id, { verb: 'slice', query }, new Fetched()).body, appliedIndex: null, isHere };
+      return { body: read(rows(), id, { verb: 'slice', query }, { fetched: new Fetched(), texts: new MessageTexts() }).body, appliedIndex: null, isHere };
     }),
   };
 }
@@ -101,11 +102,11 @@ test('line breaks between tokens become spaces; those inside strings are escapes
   const rows = new MemoryRows();
   rows.run({ type: 'put', context: 'c', settings: {}, ifConfigRevision: -1, mustExist: false });
   rows.run({ type: 'append', context: 'c', messages: [message('[\r\n {"type":"text",\n"text":"a\\nb"}\n]', '{\n"k" : 1.50}')], ifVersion: -1, idempotency: null, model: '' });
-  const { lines } = decodeSlice(read(rows, 'c', { verb: 'slice', query: { ...WHOLE, lastSeq: null } }, new Fetched()).body);
+  const { lines } = decodeSlice(read(rows, 'c', { verb: 'slice', query: { ...WHOLE, lastSeq: null } }, { fetched: new Fetched(), texts: new MessageTexts() }).body);
   const text = lines.toString();
   assert.equal(text.indexOf('\n'), text.length - 1);
   assert.ok(!text.includes('\r') && text.includes('"text":"a\\nb"') && text.includes('1.50'));
   assert.deepEqual(JSON.parse(text).parts, [{ type: 'text', text: 'a\nb' }]);
   // The stored text stays as it was.
-  assert.match(read(rows, 'c', { verb: 'tail', offset: 0, limit: 1 }, new Fetched()).body.toString(), /\[\r\n \{"type"/);
+  assert.match(read(rows, 'c', { verb: 'tail', offset: 0, limit: 1 }, { fetched: new Fetched(), texts: new MessageTexts() }).body.toString(), /\[\r\n \{"type"/);
 });
