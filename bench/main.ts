@@ -22,7 +22,7 @@ import type { Axes, LoadScenario, ProbeScenario } from './scenarios.ts';
 import { etcd } from './subjects/etcd.ts';
 import { fastpaca, runningCluster } from './subjects/fastpaca.ts';
 import { postgres } from './subjects/postgres.ts';
-import { bare, symmetric } from './subjects/spikes.ts';
+import { bare, ready, symmetric } from './subjects/spikes.ts';
 import type { Subject } from './subjects/types.ts';
 
 const DOCS = resolve(import.meta.dirname, '../docs');
@@ -41,7 +41,7 @@ function say(line: string, isTransient = false): void {
 }
 
 function subjectOf(name: string): Subject {
-  const found = [symmetric, bare, etcd, postgres].find((subject) => subject.name === name);
+  const found = [symmetric, bare, ready, etcd, postgres].find((subject) => subject.name === name);
   if (found !== undefined) return found;
   if (name.includes('/')) return fastpaca(name, resolve(name));
   throw new UsageError(`--against: ${name} is not known`);

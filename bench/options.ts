@@ -32,7 +32,7 @@ export interface Options {
 export const USAGE = `npm run bench -- [options]
 
   --scenario a,b      ${SCENARIOS.map(({ name }) => name).join(', ')}; default: all
-  --against a,b       beside the product, in the same runs: symmetric, bare, etcd, postgres, a path of another checkout, or none
+  --against a,b       beside the product, in the same runs: symmetric, bare, ready, etcd, postgres, a path of another checkout, or none
   --runs N            passes over everything, interleaved (3); medians are reported
   --seconds S         of each measuring window (8); --warmup S before it (2)
   --settle S          wait so long at most for other work on the machine to end, before each window (20)

@@ -86,7 +86,9 @@ export async function onSubject<T>(subject: Subject, nodes: number, options: Pic
 }
 
 function isAble({ speaks }: Subject, { operation, batch, subscribers, route }: Point): boolean {
-  return speaks === 'everything' || (operation === 'append' && batch === 1 && subscribers === 0 && route === 'spread');
+  if (speaks === 'everything') return true;
+  if (subscribers > 0 || route !== 'spread') return false;
+  return speaks === 'reads' ? operation === 'tail' || operation === 'window' : operation === 'append' && batch === 1;
 }
 
 async function prepareFor(point: Point, { speaks }: Subject, running: RunningSubject, prepared: Set<string>, { say }: RunOptions, title: string): Promise<void> {

@@ -31,7 +31,7 @@ export interface LoadScenario {
   /** Nodes of the product. */
   readonly nodes: number;
   readonly axes: Axes;
-  /** Yardsticks of the same run, where they are installed; only appends have any. */
+  /** Yardsticks of the same run, where they are installed. */
   readonly against: readonly string[];
   /** What grows from point to point: each is set against the smallest. */
   readonly grows: 'contexts' | 'messagesEach' | null;
@@ -79,8 +79,8 @@ export const SCENARIOS: readonly Scenario[] = [
   load('batches', { title: 'Appends of several messages at once', axes: { batch: [1, 10, 100] } }),
   load('contexts', { title: 'Appends by number of contexts', axes: { contexts: [1, 100, 10_000, 100_000] } }),
   load('open', { title: 'Appends at a fixed rate, latency from the moment each was due', axes: { clients: [256], rate: [500, 1000, 2000, 4000] } }),
-  load('tail', { title: 'Reads of the newest 50 messages, one node', nodes: 1, axes: { operation: ['tail'], clients: [1, 64], messagesEach: [50] } }),
-  load('window', { title: 'Reads of the LLM window, one node', nodes: 1, axes: { operation: ['window'], contexts: [200], messagesEach: [50, 400] } }),
+  load('tail', { title: 'Reads of the newest 50 messages, one node', nodes: 1, axes: { operation: ['tail'], clients: [1, 64], messagesEach: [50] }, against: ['ready'] }),
+  load('window', { title: 'Reads of the LLM window, one node', nodes: 1, axes: { operation: ['window'], contexts: [200], messagesEach: [50, 400] }, against: ['ready'] }),
   load('reads', { title: 'Reads from the leader and from a follower, three nodes', axes: { operation: ['tail', 'window'], messagesEach: [50], route: ['leader', 'follower', 'spread'] } }),
   load('mixed', { title: 'A fifth appends, the rest reads of tails and windows, three nodes', axes: { operation: ['mixed'], clients: [16, 64], messagesEach: [50] } }),
   load('fanout', { title: 'Streams: frames delivered by one node', nodes: 1, axes: { clients: [4], contexts: [10], subscribers: [100, 1000] } }),

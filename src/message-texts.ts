@@ -21,7 +21,7 @@ const ENTRY_BYTES = 1024;
 const START_BYTES = 8;
 const CAPACITY_MIN = 1024;
 const GUESS_BYTES = 16 * 1024;
-/** A place more than this many times too large is changed for one that fits. */
+/** A place more than this many times too large, and a guess besides, is changed for one that fits. */
 const SPARE_MAX = 2;
 const COMMA = 0x2c;
 const NOTHING = Buffer.alloc(0);
@@ -80,7 +80,7 @@ export class ContextText {
       if (this.used + more > this.bytes.length) this.move(from, this.roomFor(more, to - this.last));
       this.append(row);
     }
-    if (this.bytes.length > SPARE_MAX * this.used) this.move(from, this.used);
+    if (this.bytes.length > SPARE_MAX * this.used + GUESS_BYTES) this.move(from, this.used);
     return true;
   }
 

@@ -22,6 +22,14 @@ export const symmetric: Subject = {
   start: ({ directory }) => startSpike('symmetric.ts', directory, [0, 1, 2], [0, 1, 2]),
 };
 
+/** For reads what the others are for appends. */
+export const ready: Subject = {
+  name: 'ready',
+  acknowledges: 'nothing: ready bytes of the same size from bare node:http, no store at all',
+  speaks: 'reads',
+  start: ({ directory }) => startSpike('ready.ts', directory, [0], [0]),
+};
+
 async function startSpike(file: string, directory: string, order: readonly number[], takesRequests: readonly number[]): Promise<RunningSubject> {
   const processes = new Processes();
   const ports = await freePorts(NODES);

@@ -32,8 +32,8 @@ export interface Subject {
   readonly name: string;
   /** What is true of a message when its append is answered. */
   readonly acknowledges: string;
-  /** The whole contract; creating contexts and appending; or etcd's puts. */
-  readonly speaks: 'everything' | 'appends' | 'puts';
+  /** The whole contract; creating contexts and appending; the same to be read afterwards; or etcd's puts. */
+  readonly speaks: 'everything' | 'appends' | 'reads' | 'puts';
   /** null where its programs are not installed. */
   start(options: SubjectOptions): Promise<RunningSubject | null>;
 }
