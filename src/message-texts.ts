@@ -40,7 +40,7 @@ export class ContextText {
   /** What a window of this context needs besides texts, for the next one; see whole-windows.ts. */
   whole: WholeWindow | null = null;
   made: MadeAnswer | null = null;
-  /** Smallest seq that was asked for since the bytes were last moved: what lies below has had its time. */
+  /** Smallest seq that was asked for since there was last no room: what lies below has had its time. */
   private askedFrom = Number.MAX_SAFE_INTEGER;
   /** What MessageTexts counts for this. */
   counted = 0;
@@ -77,10 +77,13 @@ export class ContextText {
       const row = messageRow(stored(rows, id, this.last + 1));
       const more = 1 + messageBytesMax(row);
       if (this.used + more > CONTEXT_BYTES_MAX) return this.giveUp();
-      if (this.used + more > this.bytes.length) this.move(from, this.roomFor(more, to - this.last));
+      if (this.used + more > this.bytes.length) {
+        this.drop(from);
+        this.move(this.roomFor(more, to - this.last));
+      }
       this.append(row);
     }
-    if (this.bytes.length > SPARE_MAX * this.used + GUESS_BYTES) this.move(from, this.used);
+    if (this.bytes.length > SPARE_MAX * this.used + GUESS_BYTES) this.move(this.used);
     return true;
   }
 
@@ -109,20 +112,22 @@ export class ContextText {
     return Math.ceil(this.used + Math.max(guess, CAPACITY_MIN) + this.used / 16);
   }
 
-  /** Moves what is still wanted, from message `from` at least, to a place of its own. */
-  private move(from: number, capacity: number): void {
+  /** Lets go of what nobody has asked for since the last time, but nothing from message `from` on. */
+  private drop(from: number): void {
     const first = Math.min(this.askedFrom, from);
-    if (first > this.first && first <= this.last) {
-      const offset = this.starts[first - this.first] ?? 0;
-      this.starts = this.starts.slice(first - this.first).map((start) => start - offset);
-      this.bytes = this.bytes.subarray(offset);
-      this.used -= offset;
-      this.first = first;
-    }
+    this.askedFrom = from;
+    if (first <= this.first || first > this.last) return;
+    const offset = this.starts[first - this.first] ?? 0;
+    this.starts = this.starts.slice(first - this.first).map((start) => start - offset);
+    this.bytes = this.bytes.subarray(offset);
+    this.used -= offset;
+    this.first = first;
+  }
+
+  private move(capacity: number): void {
     const moved = Buffer.allocUnsafeSlow(capacity);
     moved.set(this.bytes.subarray(0, this.used));
     this.bytes = moved;
-    this.askedFrom = from;
   }
 
   private prepend(rows: Rows, id: string, from: number): boolean {

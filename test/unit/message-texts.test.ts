@@ -163,7 +163,7 @@ describe('message texts', () => {
       rows.run(append(Array.from({ length: 10 }, () => user())));
       texts.reach(rows, 'c', 10 * i - 9, 10 * i);
     }
-    assert.ok(texts.size < 40_000, `${texts.size} bytes for pages of ten`);
+    assert.ok(texts.size < 20_000, `${texts.size} bytes for pages of ten`);
   });
 
   it('a context larger than is kept of one is read from its rows, and nothing of it is kept', () => {
