@@ -110,7 +110,7 @@ async function begin(config: Config, logger: NodeLogger): Promise<Run> {
     await checkLayout(config.dataDir, config.shards);
     if (config.shards === 1) return await runNode(config, logger, null);
     const { runShards } = await import('./shards/supervisor.ts');
-    return await runShards(config);
+    return await runShards(config, logger);
   } catch (error) {
     if (!(error instanceof ShardingError)) throw error;
     logger.error({ type: 'start_refused', reason: error.message }, error.message);

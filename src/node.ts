@@ -446,7 +446,7 @@ export class Node {
     });
     try {
       await this.shard?.open(app);
-      await app.listen({ host: config.host, port: config.port, ...this.shard?.sharedPort });
+      await app.listen({ host: config.host, port: config.port, ...this.shard?.listensAt });
     } catch (error) {
       throw new StartError(`cannot listen on ${config.host}:${config.port}: ${error instanceof Error ? error.message : String(error)} (FASTPACA_HOST, PORT)`);
     }

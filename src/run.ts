@@ -9,7 +9,7 @@ import type { Node as RunningNode } from './node.ts';
 import type { Shard } from './shards/shard.ts';
 
 /** A clean stop that takes longer than this is cut short: whatever hangs must not keep the process. */
-const STOP_MS = 10_000;
+export const STOP_MS = 10_000;
 const STDERR = 2;
 
 export interface Run {

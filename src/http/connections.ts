@@ -8,18 +8,24 @@ import type { Socket } from 'node:net';
 /** A connection without a byte for this long has no request on its way. */
 const SILENT_MS = 250;
 
+/** How a connection came: one that was led in (src/shards/entry.ts) has bytes behind it that are not its client's. */
+interface Accepted {
+  readonly atMs: number;
+  readonly bytes: number;
+}
+
 export class Connections {
   private readonly server: Server;
-  /** Every TCP connection, upgraded ones too, and when it was accepted. */
-  private readonly all = new Map<Socket, number>();
+  /** Every TCP connection, upgraded ones too. */
+  private readonly all = new Map<Socket, Accepted>();
   /** Those that speak HTTP: not upgraded to a stream or a peer link. */
-  private readonly http = new Map<Socket, number>();
+  private readonly http = new Map<Socket, Accepted>();
 
   /** Call before the server listens. `server` may be one for TLS. */
   constructor(server: Server) {
     this.server = server;
-    const track = (sockets: Map<Socket, number>) => (socket: Socket) => {
-      sockets.set(socket, performance.now());
+    const track = (sockets: Map<Socket, Accepted>) => (socket: Socket) => {
+      sockets.set(socket, { atMs: performance.now(), bytes: socket.bytesRead });
       socket.once('close', () => sockets.delete(socket));
     };
     server.on('connection', track(this.all));
@@ -45,7 +51,7 @@ export class Connections {
     this.server.closeIdleConnections();
     // The server counts a connection on which nothing was ever sent as busy, until its headers are overdue.
     const before = performance.now() - SILENT_MS;
-    for (const [socket, acceptedAt] of this.http) if (socket.bytesRead === 0 && acceptedAt < before) socket.destroy();
+    for (const [socket, { atMs, bytes }] of this.http) if (socket.bytesRead === bytes && atMs < before) socket.destroy();
   }
 
   /** Cuts off whoever still speaks HTTP. */

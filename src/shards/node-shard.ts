@@ -13,9 +13,10 @@ import type { ClusterApi, HealthApi, RateCounter, ServerTls } from '../http/port
 import { answerSibling, type AskedParts } from '../peer-requests.ts';
 import type { StreamServer } from '../streams/server.ts';
 import { ASK_TAG, NodeCalls, type ShardParts } from './node-calls.ts';
+import { Entry, ENTRY_HOST } from './entry.ts';
 import type { Shard } from './shard.ts';
 import { RATE_TAG, RateCounts } from './rate-counts.ts';
-import { doorHeaders, StreamDoor } from './stream-door.ts';
+import { doorHeaders, portOf, StreamDoor } from './stream-door.ts';
 
 export interface NodeShardParts extends ShardParts, AskedParts {
   readonly config: Config;
@@ -32,6 +33,7 @@ export class NodeShard {
   private readonly rates: RateCounts;
   private door: StreamDoor | null = null;
   private peers: PeerPort | null = null;
+  private entry: Entry | null = null;
   private arrived: WeakSet<IncomingMessage> = new WeakSet();
 
   constructor(shard: Shard, parts: NodeShardParts) {
@@ -48,12 +50,17 @@ export class NodeShard {
       cluster: this.calls,
       rateCounter: this.rates,
       exposition: () => this.calls.metrics(),
-      prepare: (app) => (this.arrived = PeerPort.guard(app, this.elsewhere)),
+      prepare: (app) => {
+        this.arrived = PeerPort.guard(app, this.elsewhere);
+        app.addHook('preClose', async () => this.closeEntry());
+      },
     };
   }
 
-  /** How the shards of a node listen on its one port: the system spreads connections over them. */
-  readonly sharedPort: { readonly reusePort: boolean } = { reusePort: true };
+  /** Where a shard listens for clients: on the port of the node, over whose listeners the system spreads connections, or where they are forwarded to. */
+  get listensAt(): { readonly reusePort: boolean } | { readonly host: string; readonly port: number } {
+    return this.shard.isForwarded ? { host: ENTRY_HOST, port: 0 } : { reusePort: true };
+  }
 
   /** Whether an upgrade at the public port is one between nodes: it has been answered then. */
   refusesUpgrade(request: IncomingMessage, socket: Duplex): boolean {
@@ -82,12 +89,23 @@ export class NodeShard {
         throw new Error(`shard ${shard.index} takes its peers on port ${at}: ${error instanceof Error ? error.message : String(error)}`);
       }
     }
+    if (shard.isForwarded) {
+      this.entry = new Entry(app.server, shard.doorKey);
+      app.server.once('listening', () => shard.noteEntry(portOf(app.server)));
+    }
     shard.noteDoor(this.door.port);
     shard.siblings.serve((tag, body, reply) => {
       if (tag === ASK_TAG) this.calls.answer(body, reply);
       else if (tag === RATE_TAG) this.rates.answer(body, reply);
       else answerSibling(parts, tag, body, reply);
     });
+  }
+
+  /** No connection is brought here any more. */
+  private closeEntry(): void {
+    if (this.entry === null) return;
+    this.shard.noteEntry(null);
+    this.entry.close();
   }
 
   async close(): Promise<void> {

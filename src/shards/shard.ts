@@ -18,8 +18,15 @@ export interface ShardData extends Seat {
   readonly ports: readonly (MessagePort | null)[];
   /** See Slot. */
   readonly shared: SharedArrayBuffer;
-  /** Of the doors through which streams pass between shards; known to this process alone. */
+  /** Of the doors through which streams pass between shards, and of entries; known to this process alone. */
   readonly doorKey: string;
+  /** Clients reach this shard through the thread that started it (front.ts): the system does not let shards share a port. */
+  readonly isForwarded: boolean;
+}
+
+/** What a shard tells the thread that started it: the port of the loopback interface at which it takes connections, or null. */
+export interface ShardNotice {
+  readonly entry: number | null;
 }
 
 /** Numbers of each shard that the others read, in an Int32Array of SLOTS for each. */
@@ -55,12 +62,16 @@ export class Shard implements Seat {
   readonly count: number;
   readonly siblings: Siblings;
   readonly doorKey: string;
+  readonly isForwarded: boolean;
   private readonly slots: Int32Array;
+  private readonly tell: (notice: ShardNotice) => void;
 
-  constructor({ index, count, ports, shared, doorKey }: ShardData) {
+  constructor({ index, count, ports, shared, doorKey, isForwarded }: ShardData, tell: (notice: ShardNotice) => void) {
     this.index = index;
     this.count = count;
     this.doorKey = doorKey;
+    this.isForwarded = isForwarded;
+    this.tell = tell;
     this.slots = new Int32Array(shared);
     this.siblings = new Siblings(new Map(ports.flatMap((port, at) => (port === null ? [] : [[at, port] as const]))));
   }
@@ -111,6 +122,11 @@ export class Shard implements Seat {
   /** This shard can not go on: the process is to end. */
   noteFailure(): void {
     this.write(Slot.failed, 1);
+  }
+
+  /** Tells where connections of clients are to be brought; null: nowhere any more. */
+  noteEntry(port: number | null): void {
+    this.tell({ entry: port });
   }
 
   noteDoor(port: number): void {

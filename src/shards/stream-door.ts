@@ -6,6 +6,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server } from 'node:http';
+import type { Server as NetServer } from 'node:net';
 import type { Duplex } from 'node:stream';
 
 export class StreamDoor {
@@ -18,9 +19,7 @@ export class StreamDoor {
     const server = createServer((_request, response) => response.writeHead(404).end());
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
-    const address = server.address();
-    if (address === null || typeof address === 'string') throw new Error('a TCP server has no port');
-    return new StreamDoor(server, address.port, key, enter);
+    return new StreamDoor(server, portOf(server), key, enter);
   }
 
   private constructor(server: Server, port: number, key: string, enter: (request: IncomingMessage, socket: Duplex, head: Buffer) => void) {
@@ -29,7 +28,7 @@ export class StreamDoor {
     server.on('upgrade', (request, socket, head) => {
       this.sockets.add(socket);
       socket.once('close', () => this.sockets.delete(socket));
-      if (isKey(request.headers.authorization, key)) enter(request, socket, head);
+      if (isKey(request.headers.authorization ?? '', doorHeaders(key).authorization)) enter(request, socket, head);
       else socket.destroy();
     });
   }
@@ -43,10 +42,17 @@ export class StreamDoor {
   }
 }
 
-/** Hashed first, so that both sides have one length and the time tells nothing of the key. */
-function isKey(authorization: string | undefined, key: string): boolean {
+/** Of a server that listens for TCP. */
+export function portOf(server: NetServer): number {
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('a TCP server has no port');
+  return address.port;
+}
+
+/** Whether `shown` is the key. Hashed first, so that both sides have one length and the time tells nothing of the key. */
+export function isKey(shown: string, key: string): boolean {
   const hash = (text: string): Buffer => createHash('sha256').update(text).digest();
-  return timingSafeEqual(hash(authorization ?? ''), hash(doorHeaders(key).authorization));
+  return timingSafeEqual(hash(shown), hash(key));
 }
 
 /** What opens the door. */

@@ -2,7 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { createLogger } from '../log.ts';
 import { runNode } from '../run.ts';
-import { Shard } from './shard.ts';
+import { Shard, type ShardNotice } from './shard.ts';
 import type { ShardOrder, ShardThread } from './supervisor.ts';
 
 const port = parentPort;
@@ -10,7 +10,7 @@ if (port === null) throw new Error('src/shards/thread.ts runs only as a worker t
 
 const data: ShardThread = workerData;
 const { config } = data;
-const run = await runNode(config, createLogger({ level: config.logLevel, node: config.nodeName, shard: data.index }), new Shard(data));
+const run = await runNode(config, createLogger({ level: config.logLevel, node: config.nodeName, shard: data.index }), new Shard(data, (notice: ShardNotice) => port.postMessage(notice)));
 port.on('message', (order: ShardOrder) => {
   switch (order.order) {
     case 'stop':

@@ -1,5 +1,7 @@
 /** Nodes that are divided into shards, as real processes: they answer, keep and stop like nodes that are not. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { get, type IncomingMessage } from 'node:http';
 import { after, before, describe, test } from 'node:test';
 import { groupOf } from '../../src/cluster/placement.ts';
 import { shardOf } from '../../src/cluster/seat.ts';
@@ -40,8 +42,16 @@ async function metric(url: string, name: string): Promise<number> {
   return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0);
 }
 
-function shardedNodes(count: number): Promise<ClusterProcesses> {
-  return ClusterProcesses.create(count, { FASTPACA_SHARDS: '2', FASTPACA_REQUEST_TIMEOUT_MS: '2000' }, portForShards);
+function shardedNodes(count: number, env: Record<string, string> = {}): Promise<ClusterProcesses> {
+  return ClusterProcesses.create(count, { FASTPACA_SHARDS: '2', FASTPACA_REQUEST_TIMEOUT_MS: '2000', ...env }, portForShards);
+}
+
+/** The status of a call from another address than all others here. */
+async function statusFromElsewhere(port: number, path: string): Promise<number | undefined> {
+  const asked = get({ host: '127.0.0.1', port, path, localAddress: '127.0.0.9', agent: false });
+  const [response]: IncomingMessage[] = await once(asked, 'response');
+  response?.resume();
+  return response?.statusCode;
 }
 
 /** Starts a node that must not start; what it says then. */
@@ -52,16 +62,23 @@ async function refused(node: NodeProcess, env: Record<string, string>, line: Reg
   await until('the line', async () => line.test(await node.log()));
 }
 
-describe('one node, two shards', () => {
+/** How the shards of a node come to share its port, by the environment that a system is one of. */
+const SYSTEMS: Readonly<Record<string, Record<string, string>>> = {
+  'on a port that both listen on': {},
+  'behind a thread that listens and forwards': { NODE_OPTIONS: `--import=${import.meta.resolve('./without-shared-ports.ts')}` },
+};
+
+for (const [system, env] of Object.entries(SYSTEMS)) describe(`one node, two shards ${system}`, () => {
   let cluster: ClusterProcesses;
   let node: NodeProcess;
   const written = new Map<string, string[]>();
 
   before(async () => {
-    cluster = await shardedNodes(1);
+    cluster = await shardedNodes(1, env);
     node = cluster.node(0);
     node.start();
     await node.ready();
+    assert.equal((await node.log()).includes('port_not_shared'), 'NODE_OPTIONS' in env);
     for (const id of IDS) assert.equal((await call(`${node.url}${path(id)}`, 'PUT', {}, anywhere)).status, 201);
     await Promise.all(IDS.map(async (id) => {
       const own: string[] = [];
@@ -165,6 +182,7 @@ describe('one node, two shards', () => {
     const statuses: number[] = [];
     for (let i = 0; i < 50; i++) statuses.push((await call(`${node.url}${path('none')}`, 'GET', undefined, anywhere)).status);
     assert.deepEqual(statuses, [...Array.from({ length: 25 }, () => 404), ...Array.from({ length: 25 }, () => 429)]);
+    assert.equal(await statusFromElsewhere(node.port, path('none')), 404, 'another address is another client');
   });
 });
 
