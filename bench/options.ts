@@ -41,7 +41,7 @@ export const USAGE = `npm run bench -- [options]
   --nodes N           nodes of the product, where the scenario says otherwise
   --url a,b,c         measure a cluster that runs already; --pids 1,2,3 are its processes here, for CPU and memory
   --env NAME=VALUE    setting of the product's nodes; may be repeated
-  --messages N        stored messages of the restart probe (1,000,000)
+  --messages N        stored messages of the restart and trimming probes (1,000,000)
   --profile DIR       leave CPU profiles of the product's nodes in DIR
   --out FILE          write all measurements as JSON
   --write             update docs/benchmarks.md, .json and .svg with the scenarios measured

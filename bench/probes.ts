@@ -4,13 +4,14 @@ import { sampleProcesses } from './measure/proc.ts';
 import type { ProbeName } from './scenarios.ts';
 import { onSubject } from './runner.ts';
 import type { RunOptions } from './runner.ts';
+import { trimming } from './trimming.ts';
 import { fastpaca } from './subjects/fastpaca.ts';
 
 /** One figure of one pass, of one node. */
 export interface ProbeFigure {
   readonly scenario: ProbeName;
   readonly what: string;
-  readonly unit: 'ms' | 'MiB' | '% of a core';
+  readonly unit: 'ms' | 'MiB' | '% of a core' | '/s' | 'files' | '×' | 's';
   readonly run: number;
   readonly value: number;
 }
@@ -30,7 +31,7 @@ const MiB = 1024 ** 2;
 
 type Probe = (run: number, options: ProbeOptions) => Promise<ProbeFigure[]>;
 
-export const PROBES: Readonly<Record<ProbeName, Probe>> = { idle, restart };
+export const PROBES: Readonly<Record<ProbeName, Probe>> = { idle, restart, trimming };
 
 const pause = (seconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 

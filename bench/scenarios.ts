@@ -37,7 +37,7 @@ export interface LoadScenario {
   readonly grows: 'contexts' | 'messagesEach' | null;
 }
 
-export type ProbeName = 'idle' | 'restart';
+export type ProbeName = 'idle' | 'restart' | 'trimming';
 
 export interface ProbeScenario {
   readonly kind: 'probe';
@@ -89,6 +89,7 @@ export const SCENARIOS: readonly Scenario[] = [
   load('growth-contexts', { title: 'Cost by number of contexts, one node', nodes: 1, grows: 'contexts', axes: { operation: ['window', 'append'], contexts: [1000, 10_000, 100_000, 1_000_000], messagesEach: [1] } }),
   { kind: 'probe', name: 'idle', title: 'Three nodes without any request' },
   { kind: 'probe', name: 'restart', title: 'Ready again after a stop' },
+  { kind: 'probe', name: 'trimming', title: 'Appends at a fixed rate while what is archived is trimmed' },
 ];
 
 /** Messages that a tail read asks for, and the share of appends in a mixed load. */

@@ -6,7 +6,7 @@ import { sampleMachine, sampleProcesses } from '../measure/proc.ts';
 import { scrape } from '../measure/prometheus.ts';
 import { ClosedClient } from './closed.ts';
 import { deltaOf } from './job.ts';
-import type { Job, LoadJob, LoadResult, Report } from './job.ts';
+import type { Job, LoadJob, LoadResult, Over, Report } from './job.ts';
 import { OpenLoop } from './open.ts';
 import { prepare } from './prepare.ts';
 import { scattered, sourceOf } from './requests.ts';
@@ -76,7 +76,7 @@ async function subscribe(job: LoadJob, window: Window): Promise<Subscriber[]> {
 
 const pause = (seconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
-async function load(job: LoadJob): Promise<LoadResult> {
+async function load(job: LoadJob, over: Promise<void>): Promise<LoadResult> {
   const window = new Window();
   const running = loadOf(job, window);
   const subscribers = await subscribe(job, window);
@@ -88,8 +88,9 @@ async function load(job: LoadJob): Promise<LoadResult> {
   const start = performance.now();
   const before = { own: process.cpuUsage(), servers: sampleProcesses(job.pids), machine: sampleMachine(job.directory) };
   running.openWindow();
+  report({ kind: 'progress', done: 0, total: job.seconds });
   const timer = setInterval(() => report({ kind: 'progress', done: (performance.now() - start) / 1000, total: job.seconds }), PROGRESS_MS);
-  await pause(job.seconds);
+  await Promise.race([pause(job.seconds), over]);
   clearInterval(timer);
   const closing = running.closeWindow();
   const seconds = (performance.now() - start) / 1000;
@@ -133,19 +134,20 @@ async function load(job: LoadJob): Promise<LoadResult> {
   };
 }
 
-async function perform(job: Job): Promise<Report> {
+async function perform(job: Job, over: Promise<void>): Promise<Report> {
   switch (job.kind) {
     case 'prepare':
       await prepare(job, (done, total) => report({ kind: 'progress', done, total }));
       return { kind: 'prepared' };
     case 'load':
-      return { kind: 'result', result: await load(job) };
+      return { kind: 'result', result: await load(job, over) };
   }
 }
 
 process.once('message', (message) => {
   // Only the runner of this very version speaks to this process.
-  perform(message as Job).then(
+  const over = new Promise<void>((resolve) => process.once('message', (later) => void ((later as Over).kind === 'over' && resolve())));
+  perform(message as Job, over).then(
     (done) => process.send?.(done, () => process.exit(0)),
     (error: unknown) => process.send?.({ kind: 'failed', reason: error instanceof Error ? error.message : String(error) } satisfies Report, () => process.exit(1)),
   );

@@ -57,6 +57,11 @@ export interface PrepareJob {
 
 export type Job = LoadJob | PrepareJob;
 
+/** Sent after a load job: its window ends now, however long it was to be. */
+export interface Over {
+  readonly kind: 'over';
+}
+
 export interface LoadResult {
   readonly seconds: number;
   /** Answered with success within the window. */

@@ -87,7 +87,8 @@ export class OpenLoop {
   /** Gives waiting requests to idle connections. */
   #hand(now: number): void {
     while (this.#waitingFrom < this.#waiting.length) {
-      const lane = this.#idle.pop();
+      // In turn, so that none is idle until the server closes it.
+      const lane = this.#idle.shift();
       if (lane === undefined) return;
       const due = this.#waiting[this.#waitingFrom++] ?? now;
       if (this.#counts(due)) this.#window.sendDelays.add(now - due);

@@ -10,6 +10,9 @@ export interface NodeMetrics {
   /** Longest and 99th percentile delay of the event loop, ms, since the scrape before; without the interval of its sampling. */
   readonly loopLagMaxMs: number;
   readonly loopLagP99Ms: number;
+  readonly levelZeroFiles: number;
+  /** Messages that left hot storage by commands of this node. */
+  readonly trimmed: number;
 }
 
 /** Sum of a metric over its labels; 0 when it is not there. */
@@ -32,6 +35,8 @@ export async function scrape(urls: readonly string[]): Promise<NodeMetrics[]> {
         appended: sumOf(text, 'fastpaca_messages_append_total'),
         loopLagMaxMs: sumOf(text, 'nodejs_eventloop_lag_max_seconds') * 1000,
         loopLagP99Ms: sumOf(text, 'nodejs_eventloop_lag_p99_seconds') * 1000,
+        levelZeroFiles: sumOf(text, 'fastpaca_storage_level0_files'),
+        trimmed: sumOf(text, 'fastpaca_archive_trimmed_total'),
       };
     }),
   );

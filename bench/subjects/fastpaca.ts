@@ -36,10 +36,10 @@ async function startNodes(root: string, options: SubjectOptions): Promise<Runnin
     await processes.stop('SIGKILL');
     throw error;
   }
-  const restart = async (signal: NodeJS.Signals): Promise<number> => {
+  const restart = async (signal: NodeJS.Signals, env: Readonly<Record<string, string>> = {}): Promise<number> => {
     await processes.stop(signal);
     const start = performance.now();
-    processes = launch(root, ports, options);
+    processes = launch(root, ports, { ...options, env: { ...options.env, ...env } });
     await ready();
     return performance.now() - start;
   };

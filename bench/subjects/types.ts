@@ -23,8 +23,8 @@ export interface RunningSubject {
   readonly metricsUrls: readonly string[];
   /** Endpoints for a set of contexts; null where it cannot route that way. */
   endpoints(contexts: ContextSet, route: Route): Promise<readonly Endpoint[] | null>;
-  /** Stops by `signal` and starts again over the same data; milliseconds until it is ready. null where it cannot. */
-  readonly restart: ((signal: NodeJS.Signals) => Promise<number>) | null;
+  /** Stops by `signal` and starts again over the same data, with `env` besides; milliseconds until it is ready. null where it cannot. */
+  readonly restart: ((signal: NodeJS.Signals, env?: Readonly<Record<string, string>>) => Promise<number>) | null;
   stop(): Promise<void>;
 }
 

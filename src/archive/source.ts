@@ -6,11 +6,12 @@
 import type { Ack, ArchiveCompaction, ArchiveContext, ArchiveMessage, ArchiveSource, ContextSlice, PendingContext, PendingPage } from '../../archiver/ports.ts';
 import type { GroupId } from '../../raft/types.ts';
 import { groupOf } from '../cluster/placement.ts';
-import { ACKS_MAX } from '../contexts/archive.ts';
+import { ACKS_MAX, trimmedBy } from '../contexts/archive.ts';
 import { encodeCommand } from '../contexts/commands.ts';
 import { decodeCompaction } from '../contexts/rows.ts';
 import type { ContextConfig, ContextHeader, HeaderStatus, Rows } from '../contexts/types.ts';
 import { policyText } from '../render.ts';
+import { TrimPace } from './pace.ts';
 import { takeApart } from './rows.ts';
 
 /** Up to so many messages are looked up one by one, which costs less than opening a range. */
@@ -31,6 +32,7 @@ export interface SourceOptions {
   readonly storage: {
     listed(group: GroupId, table: 'unarchived', range: { after?: string; limit: number }): Promise<readonly string[]>;
     rows(group: GroupId, table: 'message' | 'compaction', context: string, range: { gte: number; lt: number; limit: number }): Promise<readonly StoredRow[]>;
+    stats(): { readonly level0Files: number };
   };
   readonly rowsOf: (context: string) => Rows;
   /** Groups led here, ascending. */
@@ -48,9 +50,11 @@ type LivingHeader = ContextHeader & { readonly status: Exclude<HeaderStatus, 'pu
 
 export class GroupSource implements ArchiveSource {
   private readonly options: SourceOptions;
+  private readonly pace: TrimPace;
 
   constructor(options: SourceOptions) {
     this.options = options;
+    this.pace = new TrimPace(() => options.storage.stats().level0Files);
   }
 
   /** The cursor is `group/context` of the last one passed. */
@@ -99,11 +103,16 @@ export class GroupSource implements ArchiveSource {
       else list.push(i);
     }
     const applied = acks.map(() => false);
-    const proposals: Promise<void>[] = [];
+    const proposals: { readonly rows: number; readonly propose: () => Promise<void> }[] = [];
     for (const [group, list] of byGroup) {
-      for (let at = 0; at < list.length; at += ACKS_MAX) proposals.push(this.propose(group, acks, list.slice(at, at + ACKS_MAX), applied));
+      for (let at = 0; at < list.length; at += ACKS_MAX) {
+        const places = list.slice(at, at + ACKS_MAX);
+        proposals.push({ rows: this.trimmable(places.flatMap((i) => acks[i] ?? [])), propose: () => this.propose(group, acks, places, applied) });
+      }
     }
-    await Promise.all(proposals);
+    // Marks that trim little do not wait behind those that trim much.
+    proposals.sort((a, b) => a.rows - b.rows);
+    await Promise.all(proposals.map(({ rows, propose }) => this.pace.run(rows, propose)));
     return applied;
   }
 
@@ -116,6 +125,12 @@ export class GroupSource implements ArchiveSource {
     if (!(await propose(group, encodeCommand({ type: 'ack_archived', context: first.context, acks: mine, tailKeep })))) return;
     for (const i of places) applied[i] = true;
     trimmed.inc(Math.max(0, this.trimmedOf(mine) - before));
+  }
+
+  /** Messages that a command with these marks would trim now. */
+  private trimmable(acks: readonly Ack[]): number {
+    const { rowsOf, tailKeep } = this.options;
+    return trimmedBy((context) => rowsOf(context).header(context), acks, tailKeep);
   }
 
   /** The seqs up to which messages are trimmed, summed up. */

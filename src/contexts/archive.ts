@@ -13,7 +13,7 @@ import type { ArchiveAck, Command, ContextHeader, Outcome, Rows, WindowState, Wr
 /** Contexts in one command. */
 export const ACKS_MAX = 1000;
 /** Messages that one command trims, of all its contexts together; what is left stays listed and comes with a next ack. */
-export const TRIM_ROWS_MAX = 2048;
+export const TRIM_ROWS_MAX = 512;
 
 const LISTED = new Uint8Array([1]);
 
@@ -73,6 +73,18 @@ export function ackArchived(rows: Rows, command: AckArchived): Outcome {
   }
   const reply = { ok: true, type: 'ack_archived' } as const;
   return writes.length === 0 ? answer(reply) : { reply, events: [], writes, header: null, config: null, headers };
+}
+
+/** About how many messages a command with `acks` trims, of contexts whose headers are as `headerOf` says. */
+export function trimmedBy(headerOf: (context: string) => ContextHeader | undefined, acks: readonly ArchiveAck[], tailKeep: number): number {
+  let rows = 0;
+  for (const ack of acks) {
+    const header = headerOf(ack.context);
+    if (header === undefined || header.status === 'purged') continue;
+    rows += Math.max(0, trimmableTo(withMarks(header, ack), tailKeep) - header.trimmedSeq);
+    if (rows >= TRIM_ROWS_MAX) return TRIM_ROWS_MAX;
+  }
+  return rows;
 }
 
 /** The same header where no mark moves. */

@@ -104,7 +104,9 @@ export interface StorageStats {
 }
 
 /** Applied rows in memory beyond which none waits any longer. */
-const PENDING_BYTES_MAX = 8 * 1024 * 1024;
+export const PENDING_BYTES_MAX = 8 * 1024 * 1024;
+/** Applied rows that one write takes along before the rest waits for the next: appends wait for all of a write. One group may pass it. */
+export const STATE_BYTES_MAX = 512 * 1024;
 /** How often a caller that waits for applied state to become durable looks. */
 const FLUSH_LOOK_MS = 20;
 /** Entries deleted along with a write: more than it adds, so that deletion keeps up, and bounded. */
@@ -186,7 +188,7 @@ export class Storage implements HostStorage {
     await this.sweeper.close();
     this.space.close();
     await this.writer.drained();
-    if (this.dirty.size > 0 && this.writer.failure === null) await new Promise<void>((resolve) => this.write([], () => resolve()));
+    while (this.dirty.size > 0 && this.writer.failure === null) await new Promise<void>((resolve) => this.write([], () => resolve()));
     await this.writer.drained();
     this.writer.end();
     await this.db.close();
@@ -295,18 +297,20 @@ export class Storage implements HostStorage {
     }
     const changes: GroupChange[] = [];
     let rideRows = RIDE_ROWS_MIN;
-    // A write for nobody in particular is there for what waits.
+    // A write for nobody in particular is there for what waits, as far as one write takes it.
     const dueMs = groups.length === 0 ? Infinity : this.dueMs();
+    let stateBytes = 0;
+    const hasRoom = (): boolean => stateBytes < STATE_BYTES_MAX || this.pendingBytes > PENDING_BYTES_MAX;
     for (const write of groups) {
       const store = this.group(write.group);
-      const change = store.change(write, !this.dirty.has(store) || store.pendingSinceMs > dueMs);
-      if (!change.appends) this.settle(store);
+      const change = store.change(write, !this.dirty.has(store) || store.pendingSinceMs > dueMs || !hasRoom());
+      if (!change.appends) stateBytes += this.settle(store);
       changes.push(change);
       rideRows += write.entries.length * 2;
     }
     for (const store of this.dirty) {
-      if (store.pendingSinceMs > dueMs) break;
-      this.settle(store);
+      if (store.pendingSinceMs > dueMs || !hasRoom()) break;
+      stateBytes += this.settle(store);
       changes.push(store.change(null, false));
     }
     this.isWriting = true;
@@ -557,10 +561,12 @@ export class Storage implements HostStorage {
     this.dirty.add(store);
   }
 
-  /** A write takes all that is applied in the group, or it is void. */
-  private settle(store: GroupStore): void {
+  /** A write takes all that is applied in the group, or it is void. Returns what that took of memory. */
+  private settle(store: GroupStore): number {
     this.dirty.delete(store);
-    this.pendingBytes -= store.overlay.takeBytes();
+    const bytes = store.overlay.takeBytes();
+    this.pendingBytes -= bytes;
+    return bytes;
   }
 
   /** What has waited since then, or longer, goes with the next write. */

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import type { Ack, ContextSlice } from '../../archiver/ports.ts';
+import { TRIM_ROWS_AT_ONCE } from '../../src/archive/pace.ts';
 import { GroupSource } from '../../src/archive/source.ts';
 import { groupOf } from '../../src/cluster/placement.ts';
 import { Mesh, type MeshNode } from './mesh.ts';
@@ -14,6 +15,7 @@ let trimmed = 0;
 /** Commands proposed, by group. */
 const proposed: number[] = [];
 const elsewhere = new Set<number>();
+let onPropose: ((group: number, commit: () => Promise<boolean>) => Promise<boolean>) | null = null;
 
 function source(): GroupSource {
   const leads = (group: number): boolean => !elsewhere.has(group) && node.host.isLeader(group);
@@ -24,7 +26,8 @@ function source(): GroupSource {
     leads,
     propose: (group, command) => {
       proposed.push(group);
-      return node.router.proposeLed(group, command);
+      const commit = (): Promise<boolean> => node.router.proposeLed(group, command);
+      return onPropose === null ? commit() : onPropose(group, commit);
     },
     tailKeep: TAIL_KEEP,
     trimmed: { inc: (count) => void (trimmed += count) },
@@ -99,6 +102,36 @@ describe('the contexts of the groups led here', () => {
     assert.deepEqual(await confirm([id]), [true]);
     assert.equal(trimmed, 23 - TAIL_KEEP);
     assert.deepEqual(await pendingIds(100), []);
+  });
+
+  it('are trimmed by few commands at a time when there is much to trim; marks that trim little wait for none of it', async () => {
+    const big = Array.from({ length: 6 }, (_, i) => `big/${i}`);
+    assert.equal(new Set([...big, 'small'].map(groupOf)).size, 7);
+    for (const id of [...big, 'small']) {
+      await node.store.put(id, small);
+      await append(id, id === 'small' ? 6 : 505);
+    }
+    const acks = await Promise.all([...big, 'small'].map(async (context) => {
+      const { state } = await slice(context);
+      return { context, upto: state.lastSeq, version: state.version, configRevision: state.configRevision };
+    }));
+    const under: number[] = [];
+    let most = 0;
+    const order: number[] = [];
+    onPropose = async (group, commit) => {
+      order.push(group);
+      under.push(group);
+      most = Math.max(most, under.filter((one) => one !== groupOf('small')).length);
+      const done = await commit();
+      under.splice(under.indexOf(group), 1);
+      return done;
+    };
+    assert.deepEqual(await source().ack(acks), acks.map(() => true));
+    onPropose = null;
+    assert.equal(order[0], groupOf('small'));
+    assert.deepEqual(order.toSorted(), acks.map(({ context }) => groupOf(context)).toSorted());
+    assert.equal(most, Math.floor(TRIM_ROWS_AT_ONCE / 500));
+    for (const id of big) assert.equal(node.machine.rowsOf(id).header(id)?.trimmedSeq, 500);
   });
 
   it('tell nothing of marks that were not applied here', async () => {

@@ -9,7 +9,7 @@ import type { GroupWrite } from '../../raft/ports.ts';
 import type { ConfState, Entry } from '../../raft/types.ts';
 import { ConfChangeType, EntryType } from '../../raft/types.ts';
 import { encodeConfChange } from '../../raft/confchange.ts';
-import { Storage } from '../../src/storage/store.ts';
+import { PENDING_BYTES_MAX, STATE_BYTES_MAX, Storage } from '../../src/storage/store.ts';
 
 const GROUP = 7;
 const OTHER = 8;
@@ -127,5 +127,59 @@ describe('applied state waits for company in a write', () => {
     await write({ group: OTHER, entries: entries(1, 1) });
     assert.equal(storage.hasPendingState(), false);
     assert.equal(await crashed((found) => found.log(GROUP).appliedIndex), 1);
+  });
+
+  describe('when much of it is due at once', () => {
+    const groups = Array.from({ length: 20 }, (_, i) => 100 + i);
+    const ROW_BYTES = Math.ceil(STATE_BYTES_MAX / 4);
+    const durable = (found: Storage): number[] => groups.filter((group) => found.durableApplied(group) === 1);
+
+    beforeEach(async () => {
+      await storage.close();
+      storage = await Storage.open(join(directory, 'live'), { stateFlushMs: 0 });
+      await storage.createGroups(groups.map((group) => ({ group, replica: 2, conf: CONF, index: 0, term: 1 })));
+      await write(...groups.map((group) => ({ group, entries: entries(1, 1), hardState: { term: 1, vote: 0, commit: 1 } })));
+    });
+
+    const applyAll = (bytes: number): void => {
+      for (const group of groups) {
+        storage.put(group, { table: 'message', context: 'c', key: 1, value: Buffer.alloc(bytes, 'm') });
+        storage.setApplied(group, { index: 1, term: 1, conf: null });
+      }
+    };
+
+    it('a write takes a bounded part of it, the oldest first, and the next ones the rest', async () => {
+      applyAll(ROW_BYTES);
+      for (let taken = 4; taken <= groups.length; taken += 4) {
+        assert.equal(storage.hasPendingState(), true);
+        await write({ group: OTHER, entries: entries(taken / 4, taken / 4) });
+        assert.deepEqual(durable(storage), groups.slice(0, taken));
+      }
+      assert.equal(storage.hasPendingState(), false);
+      assert.equal(await crashed((found) => durable(found).length), groups.length);
+    });
+
+    it('a write of entries in all of these groups takes as little, and each is read as it is meanwhile', async () => {
+      applyAll(ROW_BYTES);
+      await write(...groups.map((group) => ({ group, entries: entries(2, 2) })));
+      assert.equal(durable(storage).length, 4);
+      for (const group of groups) assert.equal(storage.get(group, 'message', 'c', 1)?.length, ROW_BYTES);
+      assert.deepEqual(await crashed((found) => groups.map((group) => [found.log(group).lastIndex(), found.log(group).appliedIndex])), groups.map((_, i) => [2, i < 4 ? 1 : 0]));
+    });
+
+    it('closing writes all of it', async () => {
+      applyAll(ROW_BYTES);
+      await storage.close();
+      storage = await Storage.open(join(directory, 'live'));
+      assert.equal(durable(storage).length, groups.length);
+    });
+
+    it('more than memory may hold is written whatever it takes', async () => {
+      const each = Math.ceil((PENDING_BYTES_MAX * 2) / groups.length);
+      applyAll(each);
+      await write({ group: OTHER, entries: entries(1, 1) });
+      const left = groups.length - durable(storage).length;
+      assert.ok(left > 0 && left * each <= PENDING_BYTES_MAX, `${left} of ${groups.length} groups are left`);
+    });
   });
 });
