@@ -110,7 +110,7 @@ export const STATE_BYTES_MAX = 512 * 1024;
 /** How often a caller that waits for applied state to become durable looks. */
 const FLUSH_LOOK_MS = 20;
 /** Entries deleted along with a write: more than it adds, so that deletion keeps up, and bounded. */
-const RIDE_ROWS_MIN = 64;
+export const RIDE_ROWS_MIN = 64;
 
 export class Storage implements HostStorage {
   /** Small synced facts about this node itself. */

@@ -7,7 +7,8 @@ import type { GroupId } from '../../raft/types.ts';
 import { logKey, slotKey, Space } from './keys.ts';
 import type { Database, RowSink, Writer } from './writer.ts';
 
-const STEP_ROWS = 512;
+/** Rows that one step deletes. */
+export const STEP_ROWS = 512;
 const STEP_MS = 20;
 /** At this many level-0 files LevelDB is about to slow all writes down: sweeping waits. */
 const LEVEL0_FILES_MAX = 6;

@@ -9,7 +9,8 @@ import type { GroupWrite } from '../../raft/ports.ts';
 import type { ConfState, Entry } from '../../raft/types.ts';
 import { ConfChangeType, EntryType } from '../../raft/types.ts';
 import { encodeConfChange } from '../../raft/confchange.ts';
-import { PENDING_BYTES_MAX, STATE_BYTES_MAX, Storage } from '../../src/storage/store.ts';
+import { PENDING_BYTES_MAX, RIDE_ROWS_MIN, STATE_BYTES_MAX, Storage } from '../../src/storage/store.ts';
+import { STEP_ROWS } from '../../src/storage/sweeper.ts';
 
 const GROUP = 7;
 const OTHER = 8;
@@ -127,6 +128,39 @@ describe('applied state waits for company in a write', () => {
     await write({ group: OTHER, entries: entries(1, 1) });
     assert.equal(storage.hasPendingState(), false);
     assert.equal(await crashed((found) => found.log(GROUP).appliedIndex), 1);
+  });
+
+  it('a long log that is compacted leaves in bounded batches, and entries go in between', async () => {
+    const LOG = 6000;
+    /** An entry, and the row that says where the log ends. */
+    const ENTRY_ROWS = 2;
+    const batches: number[] = [];
+    await storage.close();
+    let rows = 0;
+    let opened: Storage | null = null;
+    const count = (): void => {
+      const now = opened?.stats().rows ?? 0;
+      batches.push(now - rows);
+      rows = now;
+    };
+    opened = storage = await Storage.open(join(directory, 'live'), { onSynced: count });
+    await write({ entries: entries(1, LOG), hardState: { term: 1, vote: 0, commit: LOG } });
+    apply(LOG);
+    await write({});
+    batches.length = 0;
+    await write({ compactTo: LOG + 1 });
+    const gone = (): number => batches.reduce((sum, count) => sum + count, 0);
+    let index = LOG;
+    while (gone() < LOG + (index - LOG) * ENTRY_ROWS) {
+      index++;
+      await write({ entries: entries(index, index) });
+      await delay(1);
+    }
+    // A step, what rides along with any write, two more for its entry, and what the write itself holds.
+    const most = Math.max(...batches);
+    assert.ok(most <= STEP_ROWS + RIDE_ROWS_MIN + 2 + ENTRY_ROWS, `${most} rows in one batch`);
+    assert.ok(most > RIDE_ROWS_MIN + 2 + ENTRY_ROWS, 'steps came between');
+    assert.ok(index - LOG > 5, 'entries were written meanwhile');
   });
 
   describe('when much of it is due at once', () => {
