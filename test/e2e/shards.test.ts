@@ -1,7 +1,8 @@
 /** Nodes that are divided into shards, as real processes: they answer, keep and stop like nodes that are not. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { get, type IncomingMessage } from 'node:http';
+import { get, request, type IncomingMessage } from 'node:http';
+import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { groupOf } from '../../src/cluster/placement.ts';
 import { shardOf } from '../../src/cluster/seat.ts';
@@ -143,9 +144,34 @@ for (const [system, env] of Object.entries(SYSTEMS)) describe(`one node, two sha
     assert.deepEqual(groups.map(({ id, leader, state }: { id: number; leader: string; state: string }) => [id, leader, state]), Array.from({ length: 257 }, (_, id) => [id, 'node-1', 'ok']));
   });
 
+  test('a stop closes the port, ends streams, and answers requests that are under way', async () => {
+    const id = IDS[0] ?? '';
+    const stream = await StreamClient.open(streamUrl(node.url, id, '?cursor=0'));
+    const ended = once(stream.ws, 'close');
+    const silent = connect(node.port, '127.0.0.1');
+    const closed = once(silent.resume(), 'close');
+    const body = JSON.stringify(said(`${id} while stopping`));
+    const writing = request(`${node.url}${path(id)}/messages`, { method: 'POST', agent: false, headers: { 'content-type': 'application/json', 'content-length': body.length } });
+    writing.write(body.slice(0, 10));
+    const answered = once(writing, 'response');
+    await until('the beginning of it to be there', async () => (await metric(node.url, 'fastpaca_streams_open')) === 1);
+    const stopped = node.kill('SIGTERM');
+    await until('the port to be closed', async () => (await node.readiness()).status === 0);
+    writing.end(body.slice(10));
+    const [response]: IncomingMessage[] = await answered;
+    assert.deepEqual([response?.statusCode, response?.headers.connection], [201, 'close']);
+    response?.resume();
+    written.get(id)?.push(`${id} while stopping`);
+    assert.equal((await ended)[0], 1012);
+    await closed;
+    assert.deepEqual(await stopped, { code: 0, signal: null });
+    node.start();
+    await node.ready();
+  });
+
   test('SIGTERM stops every shard cleanly, SIGKILL loses nothing, and a restart has it all', async () => {
     assert.deepEqual(await node.kill('SIGTERM'), { code: 0, signal: null });
-    assert.equal((await node.log()).match(/"message":"stopped"/g)?.length, 2);
+    assert.equal((await node.log()).match(/"message":"stopped"/g)?.length, 4, 'both shards, both times');
     node.start();
     await node.ready();
     for (const id of IDS) written.get(id)?.push((await append(node.url, id, `${id} again`)).text);
