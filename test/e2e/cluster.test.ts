@@ -242,7 +242,7 @@ describe('damage', () => {
       await until('another replica to take its place', async () => {
         const { groups, moves } = (await call(`${victim.url}/v1/cluster`)).json as { groups: { state: string }[]; moves: unknown[] };
         return /"type":"replicas_made"/.test(await victim.log()) && moves.length === 0 && groups.every(({ state }) => state !== 'damaged');
-      }, 20_000);
+      }, 60_000);
     } finally {
       await cluster.stop();
     }

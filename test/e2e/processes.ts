@@ -11,7 +11,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const MAIN = join(import.meta.dirname, '../../src/main.ts');
-const READY_MS = 30_000;
+const READY_MS = 60_000;
 
 export interface Answer {
   readonly status: number;

@@ -58,7 +58,7 @@ async function statusFromElsewhere(port: number, path: string): Promise<number |
 /** Starts a node that must not start; what it says then. */
 async function refused(node: NodeProcess, env: Record<string, string>, line: RegExp): Promise<void> {
   node.start(env);
-  await until('the node to refuse its start', () => !node.running, 15_000);
+  await until('the node to refuse its start', () => !node.running, 30_000);
   assert.equal((await node.exited()).code, 2);
   await until('the line', async () => line.test(await node.log()));
 }

@@ -60,12 +60,12 @@ export class StreamClient {
     return this.frames.filter((frame) => frame.type === type);
   }
 
-  async count(frames: number, ms = 10_000): Promise<void> {
+  async count(frames: number, ms = 30_000): Promise<void> {
     await until(`${frames} frames (there are ${this.frames.length}: ${this.frames.slice(-3).map((frame) => frame.type).join()})`, () => this.frames.length >= frames, ms);
   }
 
   async end(): Promise<{ code: number; reason: string }> {
-    await until('the stream to be closed', () => this.closed !== null, 15_000);
+    await until('the stream to be closed', () => this.closed !== null, 30_000);
     return this.closed ?? { code: 0, reason: '' };
   }
 

@@ -355,7 +355,7 @@ describe('three nodes', () => {
       await running.stop();
       const logs = new Map<string, string[]>();
       for (const id of ids) logs.set(id, await logOf(urls[0] ?? '', id));
-      await until('every follower to reach the end', () => followers.every(({ id, follower }) => follower.version === logs.get(id)?.length), 20_000);
+      await until('every follower to reach the end', () => followers.every(({ id, follower }) => follower.version === logs.get(id)?.length), 40_000);
       let frames = 0;
       let connections = 0;
       for (const { id, follower } of followers) {
@@ -400,7 +400,7 @@ describe('three nodes, of which some stand still', () => {
       assert.ok(Number(installed?.[1]) >= 1, 'a snapshot was installed');
 
       await Promise.all([cluster.node(0).kill('SIGKILL'), cluster.node(1).kill('SIGKILL')]);
-      await until('the stream to be closed', () => client.closed !== null, 20_000);
+      await until('the stream to be closed', () => client.closed !== null, 40_000);
       assert.equal(client.closed?.code, 1012);
       const { status, headers } = await refusal(streamUrl(away, 'frozen', `?cursor=${last}`));
       assert.deepEqual([status, headers['retry-after']], [503, '1']);

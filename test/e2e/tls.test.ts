@@ -125,7 +125,7 @@ async function streamed(node: NodeProcess, context: string, count: number): Prom
     if (typeof frame === 'object' && frame !== null && 'type' in frame && frame.type === 'message' && 'version' in frame) versions.push(Number(frame.version));
   });
   try {
-    await until(`${count} messages on the stream of ${context} at ${node.name}, not ${versions.join()}`, () => versions.length >= count, 10_000);
+    await until(`${count} messages on the stream of ${context} at ${node.name}, not ${versions.join()}`, () => versions.length >= count, 30_000);
   } finally {
     ws.terminate();
   }

@@ -40,7 +40,7 @@ function start(over: Partial<Omit<ArchiverOptions, 'clusterId'>> = {}, clusterId
   return archive;
 }
 
-async function until(what: string, condition: () => boolean | Promise<boolean>, ms = 20_000): Promise<void> {
+async function until(what: string, condition: () => boolean | Promise<boolean>, ms = 30_000): Promise<void> {
   const deadline = Date.now() + ms;
   while (!(await condition())) {
     if (Date.now() > deadline) throw new Error(`timed out waiting for: ${what}; ${JSON.stringify(log.lines.slice(-3))}`);

@@ -27,7 +27,7 @@ import { TokenCounter } from '../../src/tokens/counter.ts';
 const TICK_MS = 5;
 
 /** Polls until `condition` holds; throws after a bound. */
-export async function until(what: string, condition: () => boolean | Promise<boolean>, ms = 10_000): Promise<void> {
+export async function until(what: string, condition: () => boolean | Promise<boolean>, ms = 30_000): Promise<void> {
   const deadline = performance.now() + ms;
   while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`timed out waiting for: ${what}`);

@@ -168,7 +168,7 @@ describe('storage snapshots', () => {
     await next.abort();
     const before = receiver.stats().rows;
     // The rows of the old state and its log go; each step of the sweeper is a write.
-    const deadline = Date.now() + 10_000;
+    const deadline = Date.now() + 30_000;
     while (receiver.stats().rows < before + 2) {
       assert.ok(Date.now() < deadline, 'the old state was not swept in time');
       await new Promise((resolve) => setTimeout(resolve, 20));

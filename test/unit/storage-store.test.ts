@@ -409,7 +409,7 @@ describe('storage', () => {
 
 /** Waits for a condition, at most ten seconds. */
 async function until(condition: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 10_000;
+  const deadline = Date.now() + 30_000;
   while (!(await condition())) {
     assert.ok(Date.now() < deadline, 'the condition did not come about in time');
     await delay(60);
