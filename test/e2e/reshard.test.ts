@@ -49,12 +49,12 @@ describe('a cluster of three nodes that is resharded', () => {
     const ids = new Set<string>();
     const checked = await execute('src/main.ts', ['--reshard', String(shards), '--check'], { cwd: cluster.dir, env: { FASTPACA_RAFT_DATA_DIR: cluster.node(0).dir } });
     assert.deepEqual([checked.code, checked.err], [0, '']);
-    ids.add(checked.out.split('\n\n')[0] ?? '');
+    ids.add(clusterIds(checked.out));
     await Promise.all(cluster.nodes.map(async (node) => {
       const { code, out, err } = await reshard(node, shards);
       assert.deepEqual([code, err], [0, ''], out);
       assert.match(out.trimEnd().split('\n').at(-1) ?? '', new RegExp(`^resharded ${node.dir} of node '${node.name}' from \\d to ${shards} .*: 256 groups, \\d+ rows, \\d+ bytes$`));
-      ids.add(out.split('\n\n')[0] ?? '');
+      ids.add(clusterIds(out));
     }));
     assert.equal(ids.size, 1, 'every node came to the same clusters by itself');
   }
@@ -114,3 +114,10 @@ describe('a cluster of three nodes that is resharded', () => {
     await assertAllThere();
   });
 });
+
+/** The ids that a report tells; lines about progress may stand before them. */
+function clusterIds(report: string): string {
+  const told = /^cluster\b[^]*?\n\n/m.exec(report)?.[0];
+  assert.ok(told !== undefined, report);
+  return told;
+}
