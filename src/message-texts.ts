@@ -74,7 +74,7 @@ export class ContextText {
     // Read before it is added to, as reading may throw.
     if (from < this.first && !this.prepend(rows, id, from)) return false;
     while (this.last < to) {
-      const row = messageRow(stored(rows, id, this.last + 1));
+      const row = messageRow(storedRow(rows, id, 'message', this.last + 1));
       const more = 1 + messageBytesMax(row);
       if (this.used + more > CONTEXT_BYTES_MAX) return this.giveUp();
       if (this.used + more > this.bytes.length) {
@@ -156,9 +156,10 @@ export class ContextText {
   }
 }
 
-function stored(rows: Rows, id: string, seq: number): Uint8Array {
-  const row = rows.get('message', id, seq);
-  if (row === undefined) throw new Error(`message ${seq} of context ${JSON.stringify(id)} is missing from storage`);
+/** A row that the context's header says is there. Throws Error where it is not, and what reading it throws. */
+export function storedRow(rows: Rows, id: string, table: 'message' | 'replacement', key: number): Uint8Array {
+  const row = rows.get(table, id, key);
+  if (row === undefined) throw new Error(`${table} ${key} of context ${JSON.stringify(id)} is missing from storage`);
   return row;
 }
 

@@ -10,6 +10,7 @@ import type { ContextConfig, ContextHeader, Rows } from './contexts/types.ts';
 import { needsCompaction } from './contexts/policies.ts';
 import { ApiError } from './errors.ts';
 import type { CompactionsQuery, ExplainQuery, MessagesQuery, WindowQuery } from './http/ports.ts';
+import { storedRow } from './message-texts.ts';
 import type { MessageTexts } from './message-texts.ts';
 import { messageRow, renderContext, renderMessage } from './render.ts';
 import { compactionsAnswer, explainAnswer, windowAnswer } from './windows.ts';
@@ -155,7 +156,7 @@ function range({ rows, id, header, fetched }: Log, from: number, to: number, byt
       bytes += cold.body.length;
       message.push(cold.body);
     } else {
-      const row = hotRow(rows, id, seq);
+      const row = storedRow(rows, id, 'message', seq);
       bytes += row.length;
       const decoded = messageRow(row);
       renderMessage(message, seq, decoded, null, decoded.tokens);
@@ -164,12 +165,6 @@ function range({ rows, id, header, fetched }: Log, from: number, to: number, byt
     page.push(message);
   }
   return page;
-}
-
-function hotRow(rows: Rows, id: string, seq: number): Uint8Array {
-  const row = rows.get('message', id, seq);
-  if (row === undefined) throw new Error(`message ${seq} of context ${JSON.stringify(id)} is missing from storage`);
-  return row;
 }
 
 /**
@@ -259,7 +254,7 @@ function firstSeqAfter({ rows, id, header, fetched }: Log, version: number): num
   if (version >= header.version) return header.lastSeq + 1;
   const hot = header.trimmedSeq + 1;
   // What comes before the oldest hot message has a version below that one's.
-  const hotVersion = hot > header.lastSeq ? header.version + 1 : messageRow(hotRow(rows, id, hot)).version;
+  const hotVersion = hot > header.lastSeq ? header.version + 1 : messageRow(storedRow(rows, id, 'message', hot)).version;
   if (hot > 1 && version < hotVersion - 1) {
     const seq = fetched.seqAfter(version, header.trimmedSeq);
     if (seq < hot) return seq;
@@ -268,7 +263,7 @@ function firstSeqAfter({ rows, id, header, fetched }: Log, version: number): num
   let high = header.lastSeq + 1;
   while (low < high) {
     const middle = Math.floor((low + high) / 2);
-    if (messageRow(hotRow(rows, id, middle)).version > version) high = middle;
+    if (messageRow(storedRow(rows, id, 'message', middle)).version > version) high = middle;
     else low = middle + 1;
   }
   return low;

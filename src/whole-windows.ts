@@ -10,7 +10,8 @@ import type { ProjectionQuery, Segment } from './contexts/project.ts';
 import { decodeCompaction } from './contexts/rows.ts';
 import type { WindowView } from './contexts/travel.ts';
 import type { Rows, WindowState } from './contexts/types.ts';
-import { replacementPlaces } from './contexts/units.ts';
+import { replacementPlaces, sameNumbers } from './contexts/units.ts';
+import { storedRow } from './message-texts.ts';
 import type { ContextText, MessageTexts } from './message-texts.ts';
 import { messageRow, renderMessage } from './render.ts';
 
@@ -100,18 +101,12 @@ function beginning(rows: Rows, id: string, { window, lastSeq }: WindowView, text
     pieces.push(...rendered);
   };
   const places = replacementPlaces(window);
-  for (const place of places) add(stored(rows, id, 'replacement', -place), null);
-  for (const seq of window.pinned) add(stored(rows, id, 'message', seq), seq);
+  for (const place of places) add(storedRow(rows, id, 'replacement', -place), null);
+  for (const seq of window.pinned) add(storedRow(rows, id, 'message', seq), seq);
   const summary = places.length === 0 ? null : summaryOf(rows, id, window);
   const whole: WholeWindow = { window, lead: Buffer.concat(pieces), summary, prefix, hashedTo: window.firstSeq - 1 };
   text.whole = whole;
   return whole;
-}
-
-function stored(rows: Rows, id: string, table: 'message' | 'replacement', key: number): Uint8Array {
-  const row = rows.get(table, id, key);
-  if (row === undefined) throw new Error(`${table} ${key} of the window of context ${JSON.stringify(id)} is missing from storage`);
-  return row;
 }
 
 function summaryOf(rows: Rows, id: string, window: WindowState): Segment {
@@ -131,10 +126,6 @@ function sameBeginning(before: WindowState, next: WindowState): boolean {
     sameNumbers(before.pinned, next.pinned) &&
     sameNumbers(before.excluded, next.excluded)
   );
-}
-
-function sameNumbers(a: readonly number[], b: readonly number[]): boolean {
-  return a === b || (a.length === b.length && a.every((value, i) => value === b[i]));
 }
 
 /** Runs of live messages [from, to]: those from firstSeq on, less the excluded ones. */

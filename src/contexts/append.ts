@@ -16,7 +16,7 @@ import { answer, refuse } from './outcome.ts';
 import { compactionDue, needsCompaction, usedTokens } from './policies.ts';
 import { encodeHeader, encodeMessageRow } from './rows.ts';
 import type { Link, Place } from './rows.ts';
-import { RowSource, inWindow } from './units.ts';
+import { RowSource, inWindow, sameNumbers } from './units.ts';
 import type { Pending } from './units.ts';
 import { RoleKind } from './types.ts';
 import type { Command, ContextConfig, ContextEvent, ContextHeader, NewMessage, Outcome, Rows, WindowState, Write } from './types.ts';
@@ -246,10 +246,6 @@ function sameWindow(grown: WindowState, settled: WindowState): boolean {
     sameNumbers(grown.pinned, settled.pinned) &&
     sameNumbers(grown.excluded, settled.excluded)
   );
-}
-
-function sameNumbers(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((value, i) => value === b[i]);
 }
 
 /** The rows of this command, for reading a window that holds them. */

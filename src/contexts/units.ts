@@ -87,6 +87,11 @@ export class RowSource {
   }
 }
 
+/** Whether two lists of a window name the same messages; both ascend. */
+export function sameNumbers(a: readonly number[], b: readonly number[]): boolean {
+  return a === b || (a.length === b.length && a.every((value, i) => value === b[i]));
+}
+
 /** Whether the window holds the message at `place` (skip_parts aside). */
 export function inWindow(window: WindowState, place: Place): boolean {
   if (place < 0) {

@@ -31,18 +31,8 @@ export async function shardOf(directory: string): Promise<number | null> {
 }
 
 /** What the directory says of itself; null when it is not divided or new. Throws ShardingError. */
-export async function readLayout(dataDir: string): Promise<Layout | null> {
-  const path = join(dataDir, FILE);
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return null;
-    throw new ShardingError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`);
-  }
-  const layout = layoutOf(text);
-  if (layout === null) throw new ShardingError(`${path} is not what this version writes; restore it from a backup, or use the version that wrote it`);
-  return layout;
+export function readLayout(dataDir: string): Promise<Layout | null> {
+  return readDocument(dataDir, FILE, layoutOf, 'restore it from a backup, or use the version that wrote it');
 }
 
 /** Into how many shards the directory is divided, 1 where it is not; null where nothing is stored. Throws ShardingError. */
@@ -86,6 +76,31 @@ export async function removeLayout(dataDir: string): Promise<void> {
   await syncDirectory(dataDir);
 }
 
+/** What `of` makes of the document in a file of the directory, null where there is no such file. Throws ShardingError with `advice` where `of` makes nothing of it. */
+export async function readDocument<T>(dataDir: string, name: string, of: (document: object) => T | null, advice: string): Promise<T | null> {
+  const path = join(dataDir, name);
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return null;
+    throw new ShardingError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  const document = parsedObject(text);
+  const value = document === null ? null : of(document);
+  if (value === null) throw new ShardingError(`${path} is not what this version writes; ${advice}`);
+  return value;
+}
+
+function parsedObject(text: string): object | null {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === 'object' ? value : null;
+  } catch {
+    return null;
+  }
+}
+
 /** Puts a document into a file of the directory: durable when it resolves, and never half there. */
 export async function writeDurably(dataDir: string, name: string, document: object): Promise<void> {
   const path = join(dataDir, name);
@@ -110,23 +125,12 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-function layoutOf(text: string): Layout | null {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return null;
-  }
-  if (typeof value !== 'object' || value === null || !('version' in value) || value.version !== VERSION) return null;
-  if (!('shards' in value) || !('node' in value) || typeof value.shards !== 'number' || !Number.isSafeInteger(value.shards) || value.shards < 2 || typeof value.node !== 'string') return null;
-  return { shards: value.shards, node: value.node };
+export function isThere(path: string): Promise<boolean> {
+  return access(path).then(() => true, () => false);
 }
 
-async function isThere(path: string): Promise<boolean> {
-  try {
-    await access(path);
-    return true;
-  } catch {
-    return false;
-  }
+function layoutOf(value: object): Layout | null {
+  if (!('version' in value) || value.version !== VERSION) return null;
+  if (!('shards' in value) || !('node' in value) || typeof value.shards !== 'number' || !Number.isSafeInteger(value.shards) || value.shards < 2 || typeof value.node !== 'string') return null;
+  return { shards: value.shards, node: value.node };
 }

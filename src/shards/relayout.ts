@@ -9,10 +9,10 @@
  *   reshard/old      those that were, until they are deleted
  *   reshard.json     the marker: from and to which number, and how far the move has come
  */
-import { access, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { mkdir, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ClassicLevel } from 'classic-level';
-import { removeLayout, shardDirectory, ShardingError, syncDirectory, writeDurably, writeLayout } from './layout.ts';
+import { isThere, readDocument, removeLayout, shardDirectory, ShardingError, syncDirectory, writeDurably, writeLayout } from './layout.ts';
 
 const MARKER = 'reshard.json';
 const WORK = 'reshard';
@@ -28,6 +28,10 @@ export interface Relayout {
   readonly to: number;
   /** Of the node: all shards have one name. */
   readonly node: string;
+}
+
+interface Marker extends Relayout {
+  readonly phase: Phase;
 }
 
 /** Told before each step that a crash could follow; for tests. */
@@ -149,10 +153,6 @@ export async function syncTree(directory: string): Promise<void> {
   await syncDirectory(directory);
 }
 
-function isThere(path: string): Promise<boolean> {
-  return access(path).then(() => true, () => false);
-}
-
 function partsOf(shards: number): readonly string[] {
   return shards === 1 ? WHOLE_PARTS : Array.from({ length: shards }, (_, index) => shardDirectory('', index));
 }
@@ -164,28 +164,12 @@ async function move(from: string, to: string, onStep: OnStep): Promise<void> {
   await rename(from, to);
 }
 
-async function readMarker(dataDir: string): Promise<(Relayout & { readonly phase: Phase }) | null> {
-  const path = join(dataDir, MARKER);
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return null;
-    throw new ShardingError(`cannot read ${path}: ${error instanceof Error ? error.message : String(error)}`);
-  }
-  const marker = markerOf(text);
-  if (marker === null) throw new ShardingError(`${path} is not what this version writes; use the version that wrote it`);
-  return marker;
+function readMarker(dataDir: string): Promise<Marker | null> {
+  return readDocument(dataDir, MARKER, markerOf, 'use the version that wrote it');
 }
 
-function markerOf(text: string): (Relayout & { readonly phase: Phase }) | null {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return null;
-  }
-  if (typeof value !== 'object' || value === null || !('version' in value) || value.version !== VERSION) return null;
+function markerOf(value: object): Marker | null {
+  if (!('version' in value) || value.version !== VERSION) return null;
   if (!('from' in value) || !('to' in value) || !('node' in value) || !('phase' in value)) return null;
   const { from, to, node, phase } = value;
   if (!isShards(from) || !isShards(to) || typeof node !== 'string' || (phase !== 'aside' && phase !== 'place')) return null;
@@ -196,6 +180,6 @@ function isShards(value: unknown): value is number {
   return typeof value === 'number' && Number.isSafeInteger(value) && value >= 1;
 }
 
-function writeMarker(dataDir: string, { from, to, node, phase }: Relayout & { readonly phase: Phase }): Promise<void> {
+function writeMarker(dataDir: string, { from, to, node, phase }: Marker): Promise<void> {
   return writeDurably(dataDir, MARKER, { version: VERSION, from, to, node, phase });
 }

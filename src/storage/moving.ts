@@ -11,18 +11,15 @@ import type { Entry, GroupId } from '../../raft/types.ts';
 import { LogBounds } from './bounds.ts';
 import { checksum, sealed, unsealed } from './checksum.ts';
 import { RowEncoder } from './group.ts';
-import { openStored } from './inspect.ts';
 import { BOUNDS_KEY, groupKey, groupSeed, isRowIntact, logKey, NODE_KEY, slotKey, Space, stateKey } from './keys.ts';
 import type { RowName } from './keys.ts';
-import { readFacts } from './offline.ts';
+import { openOffline, readRange } from './offline.ts';
 import { entryTerm, readEntry } from './records.ts';
 import { nodeRecord, readGroups } from './verify.ts';
 import type { FoundGroup } from './verify.ts';
 import { readSync } from './writer.ts';
 import type { Database } from './writer.ts';
 
-const ROWS_PER_READ = 1000;
-const READ_AHEAD_BYTES = 1024 * 1024;
 const BATCH_BYTES = 4 * 1024 * 1024;
 
 /** All there is of a group, and whether it is the same elsewhere. */
@@ -57,20 +54,14 @@ export class MovingStore {
   }
 
   /** Null where nothing was ever stored, 'in_use' where a node has it open. Throws Error with one line for the operator. */
-  static async open(directory: string): Promise<MovingStore | 'in_use' | null> {
-    const db = await openStored(directory);
-    if (db === 'new') return null;
-    if (db === 'in_use') return 'in_use';
-    try {
-      const store = new MovingStore(db, await readFacts(db));
+  static open(directory: string): Promise<MovingStore | 'in_use' | null> {
+    return openOffline(directory, async (db, facts) => {
+      const store = new MovingStore(db, facts);
       const bounds = new LogBounds();
       bounds.load(readSync(db, BOUNDS_KEY));
       for (const group of await readGroups(db)) store.found.set(group.group, group.record === null ? group : { ...group, record: bounds.completed(group.group, group.record) });
       return store;
-    } catch (error) {
-      await db.close();
-      throw error;
-    }
+    });
   }
 
   close(): Promise<void> {
@@ -96,7 +87,7 @@ export class MovingStore {
     const record = this.found.get(group)?.record;
     if (record === undefined || record === null) return null;
     const entries: Entry[] = [];
-    for await (const [key, value] of read(this.db, logKey(group, record.slot, record.appliedIndex + 1), logKey(group, record.slot, record.lastIndex + 1))) {
+    for await (const [key, value] of readRange(this.db, logKey(group, record.slot, record.appliedIndex + 1), logKey(group, record.slot, record.lastIndex + 1))) {
       if (entryTerm(key, value) === -1) return null;
       entries.push(readEntry(record.appliedIndex + 1 + entries.length, value.slice()));
     }
@@ -233,23 +224,10 @@ function lengths(key: number, value: number): Uint8Array {
 /** The rows of a group that count: of its log and of its state. Of one whose record is lost, all: they may help whoever looks for the cause. */
 async function* rowsOf(db: Database, { group, record }: FoundGroup): AsyncGenerator<[Uint8Array, Uint8Array], void> {
   if (record === null) {
-    for (const space of [Space.log, Space.state] as const) yield* read(db, slotKey(space, group, 0), slotKey(space, group + 1, 0));
+    for (const space of [Space.log, Space.state] as const) yield* readRange(db, slotKey(space, group, 0), slotKey(space, group + 1, 0));
     return;
   }
   const { slot, startIndex, lastIndex } = record;
-  yield* read(db, logKey(group, slot, startIndex + 1), logKey(group, slot, lastIndex + 1));
-  yield* read(db, slotKey(Space.state, group, slot), slotKey(Space.state, group, slot + 1));
-}
-
-async function* read(db: Database, gte: Uint8Array, lt: Uint8Array): AsyncGenerator<[Uint8Array, Uint8Array], void> {
-  const iterator = db.iterator({ gte, lt, fillCache: false, highWaterMarkBytes: READ_AHEAD_BYTES });
-  try {
-    for (;;) {
-      const rows = await iterator.nextv(ROWS_PER_READ);
-      if (rows.length === 0) return;
-      yield* rows;
-    }
-  } finally {
-    await iterator.close();
-  }
+  yield* readRange(db, logKey(group, slot, startIndex + 1), logKey(group, slot, lastIndex + 1));
+  yield* readRange(db, slotKey(Space.state, group, slot), slotKey(Space.state, group, slot + 1));
 }

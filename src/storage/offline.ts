@@ -95,16 +95,8 @@ export class OfflineStore {
   }
 
   /** Null where nothing was ever stored, 'in_use' where a node has it open. Throws Error with one line for the operator. */
-  static async open(directory: string): Promise<OfflineStore | 'in_use' | null> {
-    const db = await openStored(directory);
-    if (db === 'new') return null;
-    if (db === 'in_use') return 'in_use';
-    try {
-      return new OfflineStore(db, await readFacts(db));
-    } catch (error) {
-      await db.close();
-      throw error;
-    }
+  static open(directory: string): Promise<OfflineStore | 'in_use' | null> {
+    return openOffline(directory, (db, facts) => new OfflineStore(db, facts));
   }
 
   close(): Promise<void> {
@@ -192,7 +184,7 @@ export class OfflineStore {
 
   private async findRot(group: GroupId, { slot }: GroupRecord): Promise<string | null> {
     const seed = groupSeed(group);
-    for await (const [key, value] of this.rows(slotKey(Space.state, group, slot), slotKey(Space.state, group, slot + 1))) {
+    for await (const [key, value] of readRange(this.db, slotKey(Space.state, group, slot), slotKey(Space.state, group, slot + 1))) {
       if (!isRowIntact(key, value, seed)) return `a state row is damaged: key ${Buffer.from(key).toString('hex')}`;
     }
     return null;
@@ -205,7 +197,7 @@ export class OfflineStore {
     let newestAt = 0;
     let expected = appliedIndex + 1;
     let term = appliedTerm;
-    for await (const [key, value] of this.rows(logKey(group, slot, appliedIndex + 1), logKey(group, slot, lastIndex + 1))) {
+    for await (const [key, value] of readRange(this.db, logKey(group, slot, appliedIndex + 1), logKey(group, slot, lastIndex + 1))) {
       const found = entryTerm(key, value);
       if (readLogIndex(key) !== expected || found < term || found > termMax) break;
       const { type, data } = readEntry(expected, value);
@@ -225,7 +217,7 @@ export class OfflineStore {
     let contexts = 0;
     let messages = 0;
     let { newestAt } = read;
-    for await (const [, value] of this.rows(tablePrefix(group, slot, 'header'), tablePrefix(group, slot, 'header', 1))) {
+    for await (const [, value] of readRange(this.db, tablePrefix(group, slot, 'header'), tablePrefix(group, slot, 'header', 1))) {
       const header = decodeHeader(unsealed(value));
       if (header === null) throw new Error('a header is in a format that this program does not read');
       newestAt = Math.max(newestAt, header.updatedAt);
@@ -235,24 +227,41 @@ export class OfflineStore {
     }
     return { ...read, contexts, messages, newestAt };
   }
-
-  private async *rows(gte: Uint8Array, lt: Uint8Array): AsyncGenerator<[Uint8Array, Uint8Array]> {
-    const iterator = this.db.iterator({ gte, lt, fillCache: false, highWaterMarkBytes: READ_AHEAD_BYTES });
-    try {
-      for (;;) {
-        const rows = await iterator.nextv(ROWS_PER_READ);
-        if (rows.length === 0) return;
-        yield* rows;
-      }
-    } finally {
-      await iterator.close();
-    }
-  }
 }
 
 function named(group: GroupId): { key: Uint8Array; keySeed: number } {
   const key = groupKey(Space.group, group);
   return { key, keySeed: checksum(key) };
+}
+
+/**
+ * What `make` makes of the database of a directory and of its facts; null where nothing was ever stored, 'in_use' where a
+ * node has it open. The database is closed where `make` throws, and otherwise by what it made. Throws as openStored does.
+ */
+export async function openOffline<T>(directory: string, make: (db: Database, facts: ReadonlyMap<string, Uint8Array>) => T | Promise<T>): Promise<T | 'in_use' | null> {
+  const db = await openStored(directory);
+  if (db === 'new') return null;
+  if (db === 'in_use') return 'in_use';
+  try {
+    return await make(db, await readFacts(db));
+  } catch (error) {
+    await db.close();
+    throw error;
+  }
+}
+
+/** Rows with keys in [gte, lt), in order, read once and kept in no cache. */
+export async function* readRange(db: Database, gte: Uint8Array, lt: Uint8Array): AsyncGenerator<[Uint8Array, Uint8Array], void> {
+  const iterator = db.iterator({ gte, lt, fillCache: false, highWaterMarkBytes: READ_AHEAD_BYTES });
+  try {
+    for (;;) {
+      const rows = await iterator.nextv(ROWS_PER_READ);
+      if (rows.length === 0) return;
+      yield* rows;
+    }
+  } finally {
+    await iterator.close();
+  }
 }
 
 export async function readFacts(db: Database): Promise<Map<string, Uint8Array>> {
