@@ -112,7 +112,7 @@ describe('three nodes, two of them on small disks', () => {
     assert.equal(stale.status, 200, stale.text);
     const before = history.acknowledged(a.url);
     await until('appends to flow through the others', () => history.acknowledged(a.url) > before + 50);
-    assert.match(await b.logTail(), /"type":"disk_full"/);
+    assert.match(await b.log(), /"type":"disk_full"/);
     await disk(1).free();
     await until('the node to be back', async () => (await b.readiness()).status === 200);
     assert.equal((await stat(ballast)).size, 16 * MiB, 'the ballast is laid down anew');
