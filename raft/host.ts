@@ -329,8 +329,9 @@ export class RaftHost {
   }
 
   /**
-   * True if nothing waits for the next tick: it may come with the one after it, as two calls of `tick` in a row. All
-   * groups have a leader that was heard lately, nobody waits for an answer, and nothing is to be written.
+   * True if nothing waits for the next tick: it may come with those after it, as calls of `tick` in a row, as long as that
+   * leaves several such rows in an election timeout. All groups have a leader that was heard lately, nobody waits for an
+   * answer, and nothing is to be written.
    */
   get isAtRest(): boolean {
     return this.#allAtRest && this.#dirty.length === 0 && this.#gathered.length === 0 && this.#writing === null && !this.#ports.storage.hasPendingState();

@@ -7,6 +7,7 @@ import { crc32 } from 'node:zlib';
 import type { StateMachine } from '../raft/ports.ts';
 import type { ConfState, Entry, GroupId, SnapshotMeta } from '../raft/types.ts';
 import { apply } from './contexts/apply.ts';
+import { type ContextHeads, MessageHeads } from './contexts/heads.ts';
 import { COMMAND_FORMAT, decodeCommand, formatOf, stampOf } from './contexts/commands.ts';
 import { decodeConfig, decodeHeader, replacementKey } from './contexts/rows.ts';
 import type { Command, ContextConfig, ContextEvent, ContextHeader, Reply, RowKey, Rows, Table } from './contexts/types.ts';
@@ -118,14 +119,20 @@ class GroupRows implements Rows {
   private readonly group: GroupId;
   private readonly headers: RecentlyUsed<ContextHeader>;
   private readonly configs: RecentlyUsed<ContextConfig>;
+  private readonly messageHeads: MessageHeads;
   private readonly onDamage: MachineEvents['onDamage'];
 
-  constructor(storage: Storage, group: GroupId, shared: { headers: RecentlyUsed<ContextHeader>; configs: RecentlyUsed<ContextConfig>; onDamage: MachineEvents['onDamage'] }) {
+  constructor(storage: Storage, group: GroupId, shared: { headers: RecentlyUsed<ContextHeader>; configs: RecentlyUsed<ContextConfig>; messageHeads: MessageHeads; onDamage: MachineEvents['onDamage'] }) {
     this.storage = storage;
     this.group = group;
     this.headers = shared.headers;
     this.configs = shared.configs;
+    this.messageHeads = shared.messageHeads;
     this.onDamage = shared.onDamage;
+  }
+
+  heads(context: string): ContextHeads {
+    return this.messageHeads.forCut(context);
   }
 
   header(context: string): ContextHeader | undefined {
@@ -200,6 +207,7 @@ export class Machine implements StateMachine {
   private readonly events: MachineEvents;
   private readonly headers = new RecentlyUsed(headerBytes);
   private readonly configs = new RecentlyUsed(configBytes);
+  private readonly messageHeads = new MessageHeads();
   private readonly groupRows = new Map<GroupId, GroupRows>();
   private topologyTable: Topology | null = null;
 
@@ -247,6 +255,7 @@ export class Machine implements StateMachine {
     // The caches are shared by all groups; a snapshot is rare enough to drop them all.
     this.headers.clear();
     this.configs.clear();
+    this.messageHeads.clear();
     this.texts.clear();
     this.events.onRestored(group);
   }
@@ -256,6 +265,7 @@ export class Machine implements StateMachine {
     this.groupRows.delete(group);
     this.headers.clear();
     this.configs.clear();
+    this.messageHeads.clear();
     this.texts.clear();
     if (group === TOPOLOGY_GROUP) this.topologyTable = null;
   }
@@ -269,8 +279,8 @@ export class Machine implements StateMachine {
   private rows(group: GroupId): GroupRows {
     let rows = this.groupRows.get(group);
     if (rows === undefined) {
-      const { headers, configs, events } = this;
-      rows = new GroupRows(this.storage, group, { headers, configs, onDamage: events.onDamage });
+      const { headers, configs, messageHeads, events } = this;
+      rows = new GroupRows(this.storage, group, { headers, configs, messageHeads, onDamage: events.onDamage });
       this.groupRows.set(group, rows);
     }
     return rows;
@@ -294,12 +304,18 @@ export class Machine implements StateMachine {
       if (write.table !== 'message' && write.value !== null) hash = crc32(write.value, hash);
     }
     this.storage.setStateHash(group, hash);
-    if (outcome.header !== null) this.headers.set(command.context, outcome.header);
+    if (outcome.header !== null) {
+      this.headers.set(command.context, outcome.header);
+      this.messageHeads.applied(command.context, outcome.header.window.firstSeq, outcome.writes);
+    }
     if (outcome.headers !== undefined) for (const [context, header] of outcome.headers) this.headers.set(context, header);
     // Copied: its metadata is a view into the bytes of a whole frame.
     if (outcome.config !== null) this.configs.set(command.context, { ...outcome.config, metadataText: outcome.config.metadataText.slice() });
     else if (outcome.header?.status === 'purged') this.configs.delete(command.context);
-    if (outcome.header?.status === 'purged') this.texts.delete(command.context);
+    if (outcome.header?.status === 'purged') {
+      this.texts.delete(command.context);
+      this.messageHeads.delete(command.context);
+    }
     for (const event of outcome.events) this.events.onEvent(group, event);
     return outcome.reply;
   }

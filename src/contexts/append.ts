@@ -133,7 +133,7 @@ function settledWindow(rows: Rows, input: SettleInput): Settled | null {
   const full = before.excluded.length > DESCRIPTOR_MAX;
   const doubt = late.length > 0 || doubtful.length > 0;
   if (!doubt && !full && !compactionDue(config, before, calibration)) return null;
-  const source = new RowSource(rows, input.context, pendingRows(writes));
+  const source = new RowSource(rows, input.context, pendingRows(writes), { heads: rows.heads?.(input.context) });
   const given = { source, config, window: before, lastSeq, leadingCount, version, late, calibration };
   if (full || config.policy.strategy !== 'manual') return settle(given);
   const settled = settleLate({ ...given, doubtful, lastSeqBefore: header.lastSeq });

@@ -97,7 +97,7 @@ export function choose(rows: Rows, context: string, view: WindowView, query: Pro
   const { window, lastSeq, leadingCount, settings } = view;
   const budget = query.budgetTokens ?? settings.tokenBudget;
   const tokensMax = query.full ? Number.POSITIVE_INFINITY : countedBudget(budget, settings.calibration);
-  const source = new RowSource(rows, context, NOTHING_PENDING, ANSWER_BYTES_MAX);
+  const source = new RowSource(rows, context, NOTHING_PENDING, { bytesMax: ANSWER_BYTES_MAX });
   const units = readWithin({ source, window, lastSeq, leadingCount, pin: settings.policy.pin, tokensMax });
   units.dropUnpinned(tokensMax, Number.MAX_SAFE_INTEGER);
   units.dropPinned(tokensMax, Number.MAX_SAFE_INTEGER);

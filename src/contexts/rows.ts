@@ -127,6 +127,15 @@ function calls(parts: readonly PartInfo[]): boolean {
 
 /** Reads format 1 too; there any message may call. */
 export function decodeMessageRow(bytes: Uint8Array): MessageRow | null {
+  return decodeRow(bytes, true);
+}
+
+/** A message row of which only what comes before its texts (up to `roleStart`) is here: the offsets of those lie behind its bytes. */
+export function decodeMessageHead(head: Uint8Array): MessageRow | null {
+  return decodeRow(head, false);
+}
+
+function decodeRow(bytes: Uint8Array, hasTexts: boolean): MessageRow | null {
   const reader = new Reader(bytes);
   const format = reader.byte();
   const older = format === FORMAT;
@@ -149,7 +158,8 @@ export function decodeMessageRow(bytes: Uint8Array): MessageRow | null {
   const metadataLength = reader.uint();
   const tableStart = reader.at;
   // From the end, so that the table need not be read to find what follows it.
-  const metadataStart = bytes.length - metadataLength;
+  const end = hasTexts ? bytes.length : bytes.length + roleLength + idLength + partsLength + metadataLength;
+  const metadataStart = end - metadataLength;
   const partsStart = metadataStart - partsLength;
   const idStart = partsStart - idLength;
   const roleStart = idStart - roleLength;
@@ -175,7 +185,7 @@ export function decodeMessageRow(bytes: Uint8Array): MessageRow | null {
     partsStart,
     partsEnd: metadataStart,
     metadataStart,
-    metadataEnd: bytes.length,
+    metadataEnd: end,
   };
 }
 

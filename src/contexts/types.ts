@@ -3,6 +3,7 @@
  * Pure: no clock, no IO, no JSON parsing after the edge. Everything apply needs to decide is in the command.
  * Text from clients is kept as the bytes that came in (`…Text`: UTF-8 JSON text) and never re-encoded.
  */
+import type { ContextHeads } from './heads.ts';
 
 /** What a part is to tool integrity. `both`: a call that carries its own result (AI SDK tool parts). */
 export const PartRole = { none: 0, call: 1, result: 2, both: 3 } as const;
@@ -190,6 +191,8 @@ export interface Rows {
   config(context: string): ContextConfig | undefined;
   header(context: string): ContextHeader | undefined;
   get(table: Table, context: string, key: RowKey): Uint8Array | undefined;
+  /** Heads of the context's messages, from memory, for a cut of its window; absent where none are kept. */
+  heads?(context: string): ContextHeads;
 }
 
 export type Command =

@@ -4,7 +4,8 @@
  * append that merely adds. cut.ts and project.ts choose among the units; what is chosen and why is theirs.
  */
 import { answersKey, decodeAnswers } from './answers.ts';
-import { decodeMessageRow, replacementKey, rowLinks, rowParts } from './rows.ts';
+import type { ContextHeads } from './heads.ts';
+import { decodeMessageHead, decodeMessageRow, replacementKey, rowLinks, rowParts } from './rows.ts';
 import type { Link, MessageRow, Place } from './rows.ts';
 import type { PartInfo, Rows, Stripped, WindowState } from './types.ts';
 
@@ -52,12 +53,15 @@ export class RowSource {
   readonly #context: string;
   readonly #pending: Pending;
   readonly #bytesMax: number;
+  readonly #heads: ContextHeads | undefined;
 
-  constructor(rows: Rows, context: string, pending: Pending, bytesMax = Number.MAX_SAFE_INTEGER) {
+  /** With `heads`, rows may come without their texts. */
+  constructor(rows: Rows, context: string, pending: Pending, { bytesMax = Number.MAX_SAFE_INTEGER, heads }: { bytesMax?: number; heads?: ContextHeads | undefined } = {}) {
     this.#rows = rows;
     this.#context = context;
     this.#pending = pending;
     this.#bytesMax = bytesMax;
+    this.#heads = heads;
   }
 
   /** More was asked for than may be read: from then on every message is null. */
@@ -66,6 +70,8 @@ export class RowSource {
   }
 
   message(place: Place): MessageRow | null {
+    const head = this.#heads?.get(place);
+    if (head !== undefined) return decodeMessageHead(head);
     const bytes = this.exhausted ? undefined : (this.#pending.messages.get(place) ?? this.#stored(place));
     const row = bytes === undefined ? null : decodeMessageRow(bytes);
     if (row === null) this.missing++;
@@ -81,9 +87,10 @@ export class RowSource {
   }
 
   #stored(place: Place): Uint8Array | undefined {
-    return place < 0
-      ? this.#rows.get('replacement', this.#context, -place)
-      : this.#rows.get('message', this.#context, place);
+    if (place < 0) return this.#rows.get('replacement', this.#context, -place);
+    const row = this.#rows.get('message', this.#context, place);
+    if (row !== undefined) this.#heads?.add(place, row);
+    return row;
   }
 }
 

@@ -92,9 +92,11 @@ describe('carried out', () => {
     const volume = found.root.of(found.volume);
     const env = { PORT: String(await freePort()), FASTPACA_NODE_NAME: 'single', FASTPACA_BALLAST_BYTES: '0' };
     const url = `http://127.0.0.1:${env.PORT}`;
-    let container = new Container(found, { volume, env });
+    let container = new Container(found, { volume, env: { ...env, NODE_DEBUG_NATIVE: 'COMPILE_CACHE' } });
     t.after(() => container.kill());
     await until('the container to be ready', () => isReady(container, url));
+    assert.ok((container.output.match(/was accepted/g) ?? []).length > 300, 'what the build compiled is what runs');
+    assert.doesNotMatch(container.output, /was rejected/, 'it was compiled under the flags that it runs with');
     const status = readFileSync(`/proc/${container.pid}/status`, 'utf8');
     // What the build compiled is where this user looks for it.
     const cache = (await container.exec(['node', '-p', 'require("node:module").getCompileCacheDir()'], env)).trim();

@@ -8,6 +8,7 @@ import type { HostOptions } from '../../raft/host.ts';
 import { Inbox } from '../../raft/inbox.ts';
 import type { ConfState, Entry, GroupId, Message, NodeId, ReplicaId, SnapshotMeta } from '../../raft/types.ts';
 import { decodeFrame } from '../../raft/wire.ts';
+import { REST_STEPS } from '../../src/cluster/ticker.ts';
 import { applyTopology, type Topology } from '../../src/cluster/topology.ts';
 import { TOPOLOGY_GROUP } from '../../src/constants.ts';
 import type { Chance, Clock } from './clock.ts';
@@ -203,12 +204,14 @@ export class SimNode {
     life.host.receive(from, frame);
   }
 
-  #tick(life: Life): void {
+  /** As the product's ticker: while the host is at rest, several ticks are made together. */
+  #tick(life: Life, due = 1): void {
     if (this.life !== life) return;
     const { clock } = this.#world;
-    clock.after(50, () => this.#tick(life));
-    if (this.pausedUntil > clock.now) return;
-    life.host.tick();
+    const isPaused = this.pausedUntil > clock.now;
+    if (!isPaused) for (let left = due; left > 0; left--) life.host.tick();
+    const next = !isPaused && life.host.isAtRest ? REST_STEPS : 1;
+    clock.after(50 * next, () => this.#tick(life, next));
   }
 
   #look(life: Life): void {

@@ -63,7 +63,7 @@ describe('imports run one way', () => {
     });
   }
 
-  /** What each part may import of the house; a part not listed here is only imported by node.ts and main.ts. */
+  /** What each part may import of the house; a part not listed here is only imported by node.ts and program.ts. */
   const allowed: Record<string, readonly string[]> = {
     'src/storage': ['raft', 'src/contexts', 'src/constants.ts', 'src/cluster/ports.ts'],
     'src/ingest': ['src/contexts', 'src/errors.ts', 'src/tokens'],
@@ -96,12 +96,12 @@ describe('imports run one way', () => {
     });
   }
 
-  test('only main.ts and scripts read process.env and signals', async () => {
+  test('only program.ts and scripts read process.env and signals', async () => {
     for (const { path, text } of await sources('src', 'raft', 'archiver')) {
-      // What main.ts is made of: how a node ends what it runs in.
-      if (['src/main.ts', 'src/cli/main.ts', 'src/run.ts', 'src/shards/supervisor.ts'].includes(path)) continue;
+      // What program.ts is made of: how a node ends what it runs in.
+      if (['src/program.ts', 'src/cli/main.ts', 'src/run.ts', 'src/shards/supervisor.ts'].includes(path)) continue;
       const code = text.replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, '');
-      assert.doesNotMatch(code, /process\.(env|on|once|exit)\b/, `${path}: the process belongs to main.ts, so that a node can be built twice in one process`);
+      assert.doesNotMatch(code, /process\.(env|on|once|exit)\b/, `${path}: the process belongs to program.ts, so that a node can be built twice in one process`);
     }
   });
 });

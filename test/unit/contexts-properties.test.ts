@@ -7,7 +7,29 @@ import { MemoryRows, append, message, policy, put, text } from './contexts-fixtu
 import type { Part } from './contexts-fixture.ts';
 import { Model, anyMessage, assertNotDue, check, commands, replay } from './contexts-model.ts';
 import { classifyPart } from '../../src/contexts/pairs.ts';
+import { type ContextHeads, MessageHeads } from '../../src/contexts/heads.ts';
 import { decodeMessageRow } from '../../src/contexts/rows.ts';
+import type { Command, Outcome } from '../../src/contexts/types.ts';
+
+/** Keeps heads of messages as a node does. */
+class KeepingRows extends MemoryRows {
+  readonly kept: MessageHeads;
+
+  constructor(bytesMax?: number) {
+    super();
+    this.kept = new MessageHeads(bytesMax);
+  }
+
+  heads(context: string): ContextHeads {
+    return this.kept.forCut(context);
+  }
+
+  override run(command: Command): Outcome {
+    const outcome = super.run(command);
+    if (outcome.header !== null) this.kept.applied(command.context, outcome.header.window.firstSeq, outcome.writes);
+    return outcome;
+  }
+}
 
 describe('windows of generated conversations', () => {
   it('sums are true, budgets hold, no pair is torn', () => {
@@ -18,15 +40,26 @@ describe('windows of generated conversations', () => {
     fc.assert(
       fc.property(commands, (given) => {
         const one = new MemoryRows();
-        const other = new MemoryRows();
+        const others = [new MemoryRows(), new KeepingRows(), new KeepingRows(600)];
         for (const command of [put(), ...given]) {
           one.run(command);
-          other.run(structuredClone(command));
+          for (const other of others) other.run(structuredClone(command));
         }
-        assert.deepEqual(one.stored, other.stored);
+        for (const other of others) assert.deepEqual(one.stored, other.stored);
       }),
       { numRuns: 100 },
     );
+  });
+
+  it('a window that is cut again and again is read from the rows once', () => {
+    const rows = new KeepingRows();
+    rows.run(put({ tokenBudget: 1_000_000, policy: policy({ limit: 100 }) }));
+    for (let i = 0; i < 1000; i++) rows.run(append([message('user', [text('x'.repeat(i % 300))])]));
+    assert.ok((rows.header('c')?.cutCount ?? 0) > 10);
+    assert.equal(rows.reads.get('message'), 100);
+    rows.kept.clear();
+    for (let i = 0; i < 100; i++) rows.run(append([message('user', [text()])]));
+    assert.ok((rows.reads.get('message') ?? 0) <= 200);
   });
 
   it('one batch or one by one: the same seqs, versions and pairs', () => {

@@ -1,7 +1,7 @@
 /** What an idle node does not do: wake up for each part by itself, load what it has no use for, read what did not change. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { Ticker } from '../../src/cluster/ticker.ts';
+import { REST_STEPS, Ticker } from '../../src/cluster/ticker.ts';
 import { Expiry } from '../../src/erasure/expiry.ts';
 import { TokenCounter } from '../../src/tokens/counter.ts';
 
@@ -31,15 +31,15 @@ describe('ticker', () => {
     let calls = 0;
     const stop = ticker.every(50, () => void calls++);
     t.mock.timers.tick(50);
-    t.mock.timers.tick(99);
+    t.mock.timers.tick(REST_STEPS * 50 - 1);
     assert.equal(calls, 1);
     t.mock.timers.tick(1);
-    assert.equal(calls, 3);
+    assert.equal(calls, 1 + REST_STEPS);
     assert.equal(wakes(), 2);
     isAtRest = false;
-    t.mock.timers.tick(100);
+    t.mock.timers.tick(REST_STEPS * 50);
     t.mock.timers.tick(50);
-    assert.equal(calls, 6);
+    assert.equal(calls, 2 + 2 * REST_STEPS);
     assert.equal(wakes(), 4);
     stop();
   });
