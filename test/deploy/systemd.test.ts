@@ -56,7 +56,7 @@ test('what systemd would not miss is said all the same', () => {
 });
 
 test('it fits the program: time to stop, exit codes, variables, files', () => {
-  const main = readFileSync(join(ROOT, 'src/main.ts'), 'utf8');
+  const main = readFileSync(join(ROOT, 'src/program.ts'), 'utf8');
   const stopMs = Number(/STOP_MS = ([\d_]+)/.exec(readFileSync(join(ROOT, 'src/run.ts'), 'utf8'))?.[1]?.replaceAll('_', ''));
   assert.ok(Number(said('TimeoutStopSec')[0]) * 1000 >= stopMs + 5000);
   // Wherever the comment's lines break.
