@@ -501,13 +501,14 @@ export class RaftHost {
         conf = raft.applyConfChange(change);
         machine.applyConf(group, entry, conf, change.context);
         reply = conf;
+        bytes += entry.data.length;
       } else if (entry.data.length > 0) {
         reply = machine.apply(group, entry);
+        bytes += machine.bytesOf?.(entry) ?? entry.data.length;
       }
       storage.setApplied(group, { index: entry.index, term: entry.term, conf });
       raft.appliedTo(entry.index);
       replica.backlogAt += 1;
-      bytes += entry.data.length;
       this.stats.entriesApplied += 1;
       proposals.applied(entry.index, entry.term, reply, raft.leader);
     }

@@ -53,6 +53,8 @@ export interface StateMachine {
    * for whoever proposed it (opaque to Raft).
    */
   apply(group: GroupId, entry: Entry): unknown;
+  /** What applying an entry comes to, for the bound of one turn, where that is not the length of its data: it may be compressed. */
+  bytesOf?(entry: Entry): number;
   /** A membership change was applied; `context` is what the proposer attached. */
   applyConf(group: GroupId, entry: Entry, conf: ConfState, context: Uint8Array): void;
   /** The group's state was replaced by a snapshot: forget caches. */

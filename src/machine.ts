@@ -16,6 +16,7 @@ import { decodeTopology, decodeTopologyCommand, encodeTopology } from './cluster
 import { groupOf } from './cluster/placement.ts';
 import { TOPOLOGY_GROUP } from './constants.ts';
 import { MessageTexts } from './message-texts.ts';
+import { commandBytes, unpackCommand } from './packing.ts';
 import { DamageError } from './storage/checksum.ts';
 import type { Storage } from './storage/store.ts';
 
@@ -241,6 +242,10 @@ export class Machine implements StateMachine {
     return group === TOPOLOGY_GROUP ? this.applyTopology(entry) : this.applyCommand(group, entry);
   }
 
+  bytesOf({ data }: Entry): number {
+    return commandBytes(data);
+  }
+
   applyConf(_group: GroupId, _entry: Entry, _conf: ConfState, _context: Uint8Array): void {
     // Membership lives in Raft's own rows; placement follows through topology commands.
   }
@@ -291,7 +296,8 @@ export class Machine implements StateMachine {
       // Other replicas can read it: any answer here would be another one than theirs.
       throw new Error(`group ${group}: entry ${entry.index} is in command format ${formatOf(entry.data)}, this program reads up to ${COMMAND_FORMAT}: run the version that wrote it, or a later one`);
     }
-    const command = decodeCommand(entry.data);
+    const plain = unpackCommand(entry.data);
+    const command = plain === null ? null : decodeCommand(plain);
     if (command === null || !staysWithin(group, command)) return { ok: false, code: 'invalid_command' };
     const rows = this.rows(group);
     // Time never runs backwards within a context, whoever's clock stamped the command.

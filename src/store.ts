@@ -16,6 +16,7 @@ import { estimate } from './ingest/estimate.ts';
 import { parseAppend, parseCompact, type IngestLimits, type MessageDraft } from './ingest/messages.ts';
 import type { Machine } from './machine.ts';
 import type { Metrics } from './metrics.ts';
+import { packCommand } from './packing.ts';
 import { bodyDigest, contextNotFound, decodeSettings, isReadVerb, readThrough, type ReadResult, type ReadVerb, type SliceQuery } from './reads.ts';
 import { timestamp } from './render.ts';
 import { mergeSettings, patchMetadataText } from './settings.ts';
@@ -286,7 +287,7 @@ export class Store implements StoreApi {
   }
 
   private async propose(command: Command, urgency: Urgency = 'normal'): Promise<Reply> {
-    const reply = await this.options.router.propose(groupOf(command.context), encodeCommand(command, this.options.router.commandFormat), urgency);
+    const reply = await this.options.router.propose(groupOf(command.context), packCommand(encodeCommand(command, this.options.router.commandFormat)), urgency);
     if (!isReply(reply)) throw new Error('the state machine answered with something that is no reply');
     return reply;
   }

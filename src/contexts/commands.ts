@@ -19,13 +19,16 @@ export const COMMAND_FORMAT_MIN = 1;
 const TYPE_CODES: Readonly<Record<Command['type'], number>> = { put: 1, append: 2, compact: 3, tombstone: 4, claim: 5, usage: 6, ack_archived: 8, purge: 9, purge_step: 10, purge_done: 11, expire: 12 };
 /** A compact that shows a claim: the claim, then what a compact holds. */
 const CLAIMED_COMPACT = 7;
+/** A command that was compressed for the log: unpacked (src/packing.ts) before it is decoded. */
+export const PACKED_COMMAND = 13;
 /**
  * The tables whose rows a purge removes step by step; codes are positions, in log entries: append only. The others go
  * with the purge itself, which rewrites the header.
  */
 export const ERASED_TABLES: readonly Table[] = ['message', 'replacement', 'compaction', 'openCall', 'keyed', 'keyedRing', 'cut', 'revision', 'answers'];
 const STAMP_AT = 2;
-const BODY_AT = 10;
+/** Where what a type holds begins. */
+export const BODY_AT = 10;
 
 /** Sets the stamp of an encoded command (milliseconds since the epoch). */
 export function setStamp(bytes: Uint8Array, stampMs: number): void {
@@ -45,6 +48,11 @@ export function stampOf(bytes: Uint8Array): number {
  */
 export function formatOf(bytes: Uint8Array): number {
   return bytes[0] ?? 0;
+}
+
+/** What kind of command it is, as a code. */
+export function typeCodeOf(bytes: Uint8Array): number {
+  return bytes[1] ?? 0;
 }
 
 /**
@@ -119,7 +127,7 @@ export function decodeCommand(bytes: Uint8Array): Command | null {
   if (bytes.length < BODY_AT || formatOf(bytes) < COMMAND_FORMAT_MIN || formatOf(bytes) > COMMAND_FORMAT) return null;
   const reader = new Reader(bytes, BODY_AT);
   const context = reader.string();
-  const command = decodeBody(reader, bytes[1] ?? 0, context);
+  const command = decodeBody(reader, typeCodeOf(bytes), context);
   return reader.ok && reader.atEnd ? command : null;
 }
 

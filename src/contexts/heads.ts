@@ -1,7 +1,8 @@
 /**
- * Heads of message rows, which is all of a row but its texts, kept for contexts whose windows are cut again and again: a
- * cut looks at every message of the window, and at none of their texts. A row never changes, so what is kept can be
- * incomplete and never wrong; what is lacking is read from the rows. Bounded in bytes, least recently cut first.
+ * Heads of message rows, which is all of a row but its texts, kept from a context's first message on or from a cut of its
+ * window: a cut looks at every message of the window, and at none of their texts. A row never changes, so what is kept can
+ * be incomplete and never wrong; what is lacking is read from the rows. Bounded in bytes: contexts that were begun or cut
+ * longest ago go first.
  */
 import { decodeMessageRow } from './rows.ts';
 import type { Write } from './types.ts';
@@ -89,7 +90,7 @@ export class MessageHeads {
 
   /** A command changed `context`: messages were added, or left its window, which now starts at `firstSeq`. */
   applied(context: string, firstSeq: number, writes: readonly Write[]): void {
-    const heads = this.#contexts.get(context);
+    const heads = this.#contexts.get(context) ?? this.#begun(context, writes[0]);
     if (heads === undefined) return;
     for (const { table, key, value } of writes) if (table === 'message' && typeof key === 'number' && value !== null) heads.add(key, value);
     heads.dropBefore(firstSeq);
@@ -99,6 +100,13 @@ export class MessageHeads {
       if (this.#bytes <= this.#bytesMax) break;
       this.delete(oldest);
     }
+  }
+
+  #begun(context: string, first: Write | undefined): ContextHeads | undefined {
+    if (first?.table !== 'message' || first.key !== 1) return undefined;
+    const heads = new ContextHeads();
+    this.#contexts.set(context, heads);
+    return heads;
   }
 
   delete(context: string): void {

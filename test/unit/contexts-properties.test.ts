@@ -51,15 +51,16 @@ describe('windows of generated conversations', () => {
     );
   });
 
-  it('a window that is cut again and again is read from the rows once', () => {
+  it('a window that is cut again and again is read from the rows once, if at all', () => {
     const rows = new KeepingRows();
     rows.run(put({ tokenBudget: 1_000_000, policy: policy({ limit: 100 }) }));
     for (let i = 0; i < 1000; i++) rows.run(append([message('user', [text('x'.repeat(i % 300))])]));
     assert.ok((rows.header('c')?.cutCount ?? 0) > 10);
-    assert.equal(rows.reads.get('message'), 100);
+    assert.equal(rows.reads.get('message') ?? 0, 0);
     rows.kept.clear();
-    for (let i = 0; i < 100; i++) rows.run(append([message('user', [text()])]));
-    assert.ok((rows.reads.get('message') ?? 0) <= 200);
+    for (let i = 0; i < 1000; i++) rows.run(append([message('user', [text()])]));
+    assert.ok((rows.reads.get('message') ?? 0) > 0);
+    assert.ok((rows.reads.get('message') ?? 0) <= 100);
   });
 
   it('one batch or one by one: the same seqs, versions and pairs', () => {

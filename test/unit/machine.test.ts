@@ -74,6 +74,24 @@ describe('state machine', () => {
     assert.deepEqual(encodeConfig(read), encodeConfig(cached));
   });
 
+  it('a large append is compressed in the log and whole on every replica', async () => {
+    mesh = await Mesh.start(3, { groups: [GROUP] });
+    const nodes = [...mesh.nodes.values()];
+    const [first] = nodes;
+    assert.ok(first);
+    await first.store.put('c', {});
+    const sent = Array.from({ length: 90 }, (_, i) => `what message ${i} says, and it says it at length `.repeat(8));
+    await first.store.append('c', Buffer.from(JSON.stringify({ messages: sent.map((text) => ({ role: 'user', parts: [{ type: 'text', text }] })) })), null);
+    await caughtUp();
+    for (const node of nodes) {
+      const log = node.storage.log(GROUP);
+      const newest = log.entries(log.lastIndex(), log.lastIndex() + 1, 1)[0] ?? assert.fail();
+      assert.ok(newest.data.length < sent.join('').length / 5, `${newest.data.length} bytes`);
+      assert.deepEqual(await texts(node), sent);
+    }
+    assert.equal(new Set(nodes.map((node) => node.storage.stateHash(GROUP))).size, 1);
+  });
+
   it('time never runs backwards in a context, whatever a leader’s clock says', async () => {
     mesh = await Mesh.start(1, { groups: [GROUP] });
     const { machine } = mesh.node('node-1');
