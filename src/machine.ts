@@ -1,29 +1,26 @@
 /**
  * The replicated state machine as Raft sees it: decode -> apply -> rows into storage -> reply and events.
- * Owns the bounded caches of decoded headers and configs and the rolling hash of applied state. What a command means
+ * Owns the rolling hash of applied state. What a command means
  * is src/contexts/ (conversations) and cluster/topology.ts (group 256).
  */
 import { crc32 } from 'node:zlib';
 import type { StateMachine } from '../raft/ports.ts';
 import type { ConfState, Entry, GroupId, SnapshotMeta } from '../raft/types.ts';
 import { apply } from './contexts/apply.ts';
-import { type ContextHeads, MessageHeads } from './contexts/heads.ts';
+import type { ContextHeads } from './contexts/heads.ts';
+import type { KeyMemory } from './contexts/keys.ts';
 import { COMMAND_FORMAT, decodeCommand, formatOf, stampOf } from './contexts/commands.ts';
 import { decodeConfig, decodeHeader, replacementKey } from './contexts/rows.ts';
 import type { Command, ContextConfig, ContextEvent, ContextHeader, Reply, RowKey, Rows, Table } from './contexts/types.ts';
 import { applyTopology, type Topology } from './cluster/topology.ts';
 import { decodeTopology, decodeTopologyCommand, encodeTopology } from './cluster/topology-codec.ts';
+import { ContextMemory } from './context-memory.ts';
 import { groupOf } from './cluster/placement.ts';
 import { TOPOLOGY_GROUP } from './constants.ts';
 import { MessageTexts } from './message-texts.ts';
 import { commandBytes, unpackCommand } from './packing.ts';
 import { DamageError } from './storage/checksum.ts';
 import type { Storage } from './storage/store.ts';
-
-/** Decoded headers, and configs, kept in memory: about this many bytes of each. An idle context costs nothing. */
-const CACHED_BYTES_MAX = 32 * 1024 * 1024;
-/** A decoded row without its lists and texts, and its place in the cache: about what the runtime takes for them. */
-const CACHED_ROW_BYTES = 640;
 
 /** Where the topology table lives among group 256's rows. */
 export const TOPOLOGY_ROW = { table: 'config', context: 'topology', key: '' } as const;
@@ -38,123 +35,49 @@ export interface MachineEvents {
   onDamage(group: GroupId, reason: string): void;
 }
 
-interface Cached<T> {
-  value: T;
-  bytes: number;
-  /** Since the hand last passed. */
-  used: boolean;
-}
-
-/**
- * Bounded in bytes, by second chances: a hit marks the entry; who makes room takes the oldest entry that was not hit
- * since it was last passed over. To keep the order of use itself would cost each hit a deletion and an insertion.
- */
-class RecentlyUsed<T> {
-  private readonly entries = new Map<string, Cached<T>>();
-  private readonly bytesOf: (value: T) => number;
-  private bytes = 0;
-
-  constructor(bytesOf: (value: T) => number) {
-    this.bytesOf = bytesOf;
-  }
-
-  get(key: string): T | undefined {
-    const entry = this.entries.get(key);
-    if (entry === undefined) return undefined;
-    entry.used = true;
-    return entry.value;
-  }
-
-  set(key: string, value: T): void {
-    const bytes = this.bytesOf(value);
-    const entry = this.entries.get(key);
-    this.bytes += bytes - (entry?.bytes ?? 0);
-    if (entry === undefined) {
-      this.entries.set(key, { value, bytes, used: false });
-    } else {
-      entry.value = value;
-      entry.bytes = bytes;
-      entry.used = true;
-    }
-    if (this.bytes > CACHED_BYTES_MAX) this.makeRoom();
-  }
-
-  clear(): void {
-    this.entries.clear();
-    this.bytes = 0;
-  }
-
-  delete(key: string): void {
-    const entry = this.entries.get(key);
-    if (entry === undefined) return;
-    this.entries.delete(key);
-    this.bytes -= entry.bytes;
-  }
-
-  /** Visits what it puts back once more, unmarked: it ends. */
-  private makeRoom(): void {
-    for (const [key, entry] of this.entries) {
-      if (this.bytes <= CACHED_BYTES_MAX) return;
-      this.entries.delete(key);
-      if (entry.used) {
-        entry.used = false;
-        this.entries.set(key, entry);
-      } else {
-        this.bytes -= entry.bytes;
-      }
-    }
-  }
-}
-
-function headerBytes({ window }: ContextHeader): number {
-  return CACHED_ROW_BYTES + 8 * (window.pinned.length + window.excluded.length + window.replacementExcluded.length);
-}
-
-function configBytes({ metadataText }: ContextConfig): number {
-  return CACHED_ROW_BYTES + metadataText.length;
-}
-
 /** Rows of one group, current to the last applied entry, with decoded headers and configs cached. */
 class GroupRows implements Rows {
   private readonly storage: Storage;
   private readonly group: GroupId;
-  private readonly headers: RecentlyUsed<ContextHeader>;
-  private readonly configs: RecentlyUsed<ContextConfig>;
-  private readonly messageHeads: MessageHeads;
+  private readonly memory: ContextMemory;
   private readonly onDamage: MachineEvents['onDamage'];
 
-  constructor(storage: Storage, group: GroupId, shared: { headers: RecentlyUsed<ContextHeader>; configs: RecentlyUsed<ContextConfig>; messageHeads: MessageHeads; onDamage: MachineEvents['onDamage'] }) {
+  constructor(storage: Storage, group: GroupId, memory: ContextMemory, onDamage: MachineEvents['onDamage']) {
     this.storage = storage;
     this.group = group;
-    this.headers = shared.headers;
-    this.configs = shared.configs;
-    this.messageHeads = shared.messageHeads;
-    this.onDamage = shared.onDamage;
+    this.memory = memory;
+    this.onDamage = onDamage;
+  }
+
+  get keys(): KeyMemory {
+    return this.memory.keys;
   }
 
   heads(context: string): ContextHeads {
-    return this.messageHeads.forCut(context);
+    return this.memory.heads.forCut(context);
   }
 
   header(context: string): ContextHeader | undefined {
-    const cached = this.headers.get(context);
-    if (cached !== undefined) return cached;
+    const cached = this.memory.headers.get(context);
+    if (cached !== undefined) return cached ?? undefined;
     const row = this.storage.get(this.group, 'header', context, '');
     if (row === undefined) {
       // They are written together: one alone would let a command found the context anew, here and on no other replica.
       if (this.storage.get(this.group, 'config', context, '') !== undefined) throw this.missing('header', context, '');
+      this.memory.headers.set(context, null);
       return undefined;
     }
     const header = decodeHeader(row);
     // It passed its checksum, so this program wrote it: serving on would hide a bug.
     if (header === null) throw new Error('a header row does not decode');
-    this.headers.set(context, header);
+    this.memory.headers.set(context, header);
     return header;
   }
 
   config(context: string): ContextConfig | undefined {
-    const cached = this.configs.get(context);
+    const cached = this.memory.configs.get(context);
     if (cached !== undefined) return cached;
+    if (this.memory.headers.get(context) === null) return undefined;
     const row = this.storage.get(this.group, 'config', context, '');
     if (row === undefined) {
       const header = this.header(context);
@@ -164,7 +87,7 @@ class GroupRows implements Rows {
     const config = decodeConfig(row);
     // It passed its checksum, so this program wrote it: serving on would hide a bug.
     if (config === null) throw new Error('a config row does not decode');
-    this.configs.set(context, config);
+    this.memory.configs.set(context, config);
     return config;
   }
 
@@ -206,9 +129,7 @@ export class Machine implements StateMachine {
   readonly texts = new MessageTexts();
   private readonly storage: Storage;
   private readonly events: MachineEvents;
-  private readonly headers = new RecentlyUsed(headerBytes);
-  private readonly configs = new RecentlyUsed(configBytes);
-  private readonly messageHeads = new MessageHeads();
+  private readonly memory = new ContextMemory();
   private readonly groupRows = new Map<GroupId, GroupRows>();
   private topologyTable: Topology | null = null;
 
@@ -258,9 +179,7 @@ export class Machine implements StateMachine {
       return;
     }
     // The caches are shared by all groups; a snapshot is rare enough to drop them all.
-    this.headers.clear();
-    this.configs.clear();
-    this.messageHeads.clear();
+    this.memory.clear();
     this.texts.clear();
     this.events.onRestored(group);
   }
@@ -268,9 +187,7 @@ export class Machine implements StateMachine {
   /** The group has no replica here any more, or another one soon: what is known of its rows is forgotten. */
   forget(group: GroupId): void {
     this.groupRows.delete(group);
-    this.headers.clear();
-    this.configs.clear();
-    this.messageHeads.clear();
+    this.memory.clear();
     this.texts.clear();
     if (group === TOPOLOGY_GROUP) this.topologyTable = null;
   }
@@ -284,8 +201,7 @@ export class Machine implements StateMachine {
   private rows(group: GroupId): GroupRows {
     let rows = this.groupRows.get(group);
     if (rows === undefined) {
-      const { headers, configs, messageHeads, events } = this;
-      rows = new GroupRows(this.storage, group, { headers, configs, messageHeads, onDamage: events.onDamage });
+      rows = new GroupRows(this.storage, group, this.memory, this.events.onDamage);
       this.groupRows.set(group, rows);
     }
     return rows;
@@ -310,18 +226,8 @@ export class Machine implements StateMachine {
       if (write.table !== 'message' && write.value !== null) hash = crc32(write.value, hash);
     }
     this.storage.setStateHash(group, hash);
-    if (outcome.header !== null) {
-      this.headers.set(command.context, outcome.header);
-      this.messageHeads.applied(command.context, outcome.header.window.firstSeq, outcome.writes);
-    }
-    if (outcome.headers !== undefined) for (const [context, header] of outcome.headers) this.headers.set(context, header);
-    // Copied: its metadata is a view into the bytes of a whole frame.
-    if (outcome.config !== null) this.configs.set(command.context, { ...outcome.config, metadataText: outcome.config.metadataText.slice() });
-    else if (outcome.header?.status === 'purged') this.configs.delete(command.context);
-    if (outcome.header?.status === 'purged') {
-      this.texts.delete(command.context);
-      this.messageHeads.delete(command.context);
-    }
+    this.memory.applied(command, outcome);
+    if (outcome.header?.status === 'purged') this.texts.delete(command.context);
     for (const event of outcome.events) this.events.onEvent(group, event);
     return outcome.reply;
   }

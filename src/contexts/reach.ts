@@ -144,12 +144,19 @@ export function readWithin(input: ReachInput): UnitSet {
   for (let seq = window.firstSeq; seq <= leadingCount; seq++) reach.take(seq);
   let units = new UnitSet([], -1);
   for (let chunk = CHUNK; ; chunk = Math.max(CHUNK, reach.size)) {
-    reach.takeTail(chunk, tokensMax - units.tokens);
+    const left = tokensMax - units.tokens;
+    // What is pinned may cost more than the budget by itself, and the newest is shown all the same.
+    reach.takeTail(chunk, left < 0 && !holdsNewest(units, reach.cursor) ? Number.POSITIVE_INFINITY : left);
     reach.complete();
     units = unitsOf(input, reach);
     const unused = reach.size - units.count;
-    if (reach.cursor <= window.firstSeq || units.tokens > tokensMax || unused > LOOK_BACK_MAX) return units;
+    if (reach.cursor <= window.firstSeq || (units.tokens > tokensMax && holdsNewest(units, reach.cursor)) || unused > LOOK_BACK_MAX) return units;
   }
+}
+
+/** Whether the newest message of the window is among the units: those from the cursor on may all have left it. */
+function holdsNewest({ items }: UnitSet, cursor: number): boolean {
+  return (items.findLast((item) => !item.hidden && !item.gone)?.place ?? 0) >= cursor;
 }
 
 function unitsOf(input: ReachInput, reach: Reach): UnitSet {

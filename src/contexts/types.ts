@@ -4,6 +4,7 @@
  * Text from clients is kept as the bytes that came in (`…Text`: UTF-8 JSON text) and never re-encoded.
  */
 import type { ContextHeads } from './heads.ts';
+import type { KeyMemory } from './keys.ts';
 
 /** What a part is to tool integrity. `both`: a call that carries its own result (AI SDK tool parts). */
 export const PartRole = { none: 0, call: 1, result: 2, both: 3 } as const;
@@ -193,6 +194,8 @@ export interface Rows {
   get(table: Table, context: string, key: RowKey): Uint8Array | undefined;
   /** Heads of the context's messages, from memory, for a cut of its window; absent where none are kept. */
   heads?(context: string): ContextHeads;
+  /** Idempotency keys in memory; absent where none are kept. */
+  readonly keys?: KeyMemory;
 }
 
 export type Command =

@@ -9,24 +9,30 @@ import { Model, anyMessage, assertNotDue, check, commands, replay } from './cont
 import { classifyPart } from '../../src/contexts/pairs.ts';
 import { type ContextHeads, MessageHeads } from '../../src/contexts/heads.ts';
 import { decodeMessageRow } from '../../src/contexts/rows.ts';
+import { keepKeys } from '../../src/contexts/idempotency.ts';
+import { KeyMemory } from '../../src/contexts/keys.ts';
 import type { Command, Outcome } from '../../src/contexts/types.ts';
 
-/** Keeps heads of messages as a node does. */
+/** Keeps heads of messages and keys as a node does. */
 class KeepingRows extends MemoryRows {
   readonly kept: MessageHeads;
+  readonly keys: KeyMemory;
 
-  constructor(bytesMax?: number) {
+  constructor(bytesMax?: number, keysMax?: number) {
     super();
     this.kept = new MessageHeads(bytesMax);
+    this.keys = new KeyMemory(keysMax);
   }
 
   heads(context: string): ContextHeads {
     return this.kept.forCut(context);
   }
 
-  override run(command: Command): Outcome {
-    const outcome = super.run(command);
-    if (outcome.header !== null) this.kept.applied(command.context, outcome.header.window.firstSeq, outcome.writes);
+  override run(command: Command, stampMs?: number): Outcome {
+    const outcome = super.run(command, stampMs);
+    if (outcome.header === null) return outcome;
+    this.kept.applied(command.context, outcome.header.window.firstSeq, outcome.writes);
+    if (command.type === 'append' && command.idempotency !== null) keepKeys(this.keys, command.context, outcome.writes);
     return outcome;
   }
 }
@@ -40,7 +46,7 @@ describe('windows of generated conversations', () => {
     fc.assert(
       fc.property(commands, (given) => {
         const one = new MemoryRows();
-        const others = [new MemoryRows(), new KeepingRows(), new KeepingRows(600)];
+        const others = [new MemoryRows(), new KeepingRows(), new KeepingRows(600, 6)];
         for (const command of [put(), ...given]) {
           one.run(command);
           for (const other of others) other.run(structuredClone(command));
@@ -61,6 +67,34 @@ describe('windows of generated conversations', () => {
     for (let i = 0; i < 1000; i++) rows.run(append([message('user', [text()])]));
     assert.ok((rows.reads.get('message') ?? 0) > 0);
     assert.ok((rows.reads.get('message') ?? 0) <= 100);
+  });
+
+  it('keys are told apart without a read, and forgotten when they are old', () => {
+    const hour = 3_600_000;
+    const anyKeys = fc.array(fc.record({ key: fc.integer({ min: 0, max: 30 }), waitHours: fc.constantFrom(0, 0, 0, 1, 9, 25) }), { maxLength: 120, size: 'max' });
+    fc.assert(
+      fc.property(anyKeys, fc.nat(40), (given, lostAt) => {
+        const one = new MemoryRows();
+        const others = [new KeepingRows(), new KeepingRows(undefined, 12)];
+        let now = 1_700_000_000_000;
+        for (const rows of [one, ...others]) rows.run(put(), now);
+        given.forEach(({ key, waitHours }, i) => {
+          now += waitHours * hour + 1;
+          if (i === lostAt) for (const rows of others) rows.keys.clear();
+          const command = append([message('user', [text()])], { key: `${key}` });
+          const { reply } = one.run(command, now);
+          for (const rows of others) assert.deepEqual(rows.run(command, now).reply, reply);
+        });
+        for (const rows of others) assert.deepEqual(rows.stored, one.stored);
+      }),
+      { numRuns: 150 },
+    );
+    const rows = new KeepingRows();
+    rows.run(put());
+    for (let i = 0; i < 200; i++) rows.run(append([message('user', [text()])], { key: `${i}` }));
+    assert.deepEqual([rows.reads.get('keyed') ?? 0, rows.reads.get('keyedRing') ?? 0], [0, 0]);
+    rows.run(append([message('user', [text()])], { key: '7' }));
+    assert.equal(rows.reads.get('keyed'), 1);
   });
 
   it('one batch or one by one: the same seqs, versions and pairs', () => {

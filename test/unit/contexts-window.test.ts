@@ -106,6 +106,16 @@ describe('late results', () => {
     assert.equal(rows.head.window.tokens, 10);
   });
 
+  it('that are all the log ends with do not make an answer end with a replacement', () => {
+    const rows = created({ policy: policy({ strategy: 'manual' }) });
+    rows.run(append([assistant(call('a'))]));
+    rows.run(compact([message('user', [text()], { each: 2 })]));
+    rows.run(append([message('user', [text()], { each: 1 })]));
+    for (let i = 0; i < 20; i++) rows.run(append([tool('a')]));
+    assert.equal(rows.shown(), 'r0,2');
+    assert.equal(rows.shown(1), '2');
+  });
+
   it('further results join the call that was answered', () => {
     const rows = created({ policy: policy({ limit: 5 }) });
     rows.run(append([assistant(call('a')), tool('a'), user(), user(), tool('a'), user()]));
