@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { open, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { type Answer, call, ClusterProcesses, until } from './processes.ts';
+import { type Answer, call, ClusterProcesses, noise, until } from './processes.ts';
 
 const message = (text: string) => ({ message: { role: 'user', parts: [{ type: 'text', text }] } });
 
@@ -133,7 +133,7 @@ describe('three nodes', () => {
     const away = cluster.node(2);
     const contexts = await createContexts(a, 'away', 4);
     await away.kill('SIGKILL');
-    const long = 'x'.repeat(20_000);
+    const long = noise(20_000);
     for (const id of contexts) {
       for (let i = 0; i < 30; i++) {
         const answer = await append(a, id, `${i}${long}`, `away-${i}`);

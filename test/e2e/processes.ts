@@ -3,6 +3,7 @@
  * Owns ports and data directories; knows the REST surface only as far as `call` needs.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
@@ -53,6 +54,11 @@ export async function until(what: string, condition: () => boolean | Promise<boo
 }
 
 /** A port nobody listens on right now. */
+/** A text of so many characters that takes about as much room in a log, where large messages are compressed. */
+export function noise(characters: number): string {
+  return randomBytes(characters).toString('base64').slice(0, characters);
+}
+
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { groupOf } from '../../src/cluster/placement.ts';
-import { call, ClusterProcesses, until } from './processes.ts';
+import { call, ClusterProcesses, noise, until } from './processes.ts';
 import { refusal, SseClient, StreamClient, streamUrl } from './stream-client.ts';
 import type { StreamFrame } from './stream-client.ts';
 
@@ -386,7 +386,7 @@ describe('three nodes, of which some stand still', () => {
       const { pid } = cluster.node(2);
       process.kill(pid, 'SIGSTOP');
       try {
-        for (let i = 0; i < 30; i++) await until('a message to be taken', async () => (await call(`${a}/v1/contexts/frozen/messages`, 'POST', { message: message('x'.repeat(20_000)) })).status === 201);
+        for (let i = 0; i < 30; i++) await until('a message to be taken', async () => (await call(`${a}/v1/contexts/frozen/messages`, 'POST', { message: message(noise(20_000)) })).status === 201);
         // The others drop the log that the frozen node would need.
         await new Promise((resolve) => setTimeout(resolve, 2500));
       } finally {

@@ -15,7 +15,7 @@ import { connect } from 'node:tls';
 import { WebSocket } from 'ws';
 import { Authority, replace } from './certificates.ts';
 import type { Pair } from './certificates.ts';
-import { freePort, NodeProcess, until } from './processes.ts';
+import { freePort, NodeProcess, noise, until } from './processes.ts';
 
 const NODES = 4;
 const SECRET = 'the-secret-of-the-cluster';
@@ -152,7 +152,7 @@ describe('a cluster over mutual TLS', () => {
     const away = nodeAt(3);
     await away.kill('SIGKILL');
     for (let i = 0; i < 8; i++) {
-      for (let n = 0; n < 3; n++) assert.equal((await call(nodeAt(0), `/v1/contexts/c${i}/messages`, 'POST', message('x'.repeat(100_000)))).status, 201);
+      for (let n = 0; n < 3; n++) assert.equal((await call(nodeAt(0), `/v1/contexts/c${i}/messages`, 'POST', message(noise(100_000)))).status, 201);
     }
     away.start();
     await ready(away);
