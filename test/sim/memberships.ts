@@ -85,12 +85,20 @@ export class Memberships {
     }
   }
 
-  /** True while nothing is lost anywhere that has not been made good. */
+  /**
+   * True while nothing is lost anywhere that has not been made good. A voter that does not know yet of the membership in
+   * force would still ask those of the one before, of which one is lost: it is made good when all know.
+   */
   isSound(): boolean {
     for (const [group, { conf }] of this.#confs) {
-      if (![...conf.voters, ...conf.votersOutgoing].every((replica) => this.#isSound(group, replica))) return false;
+      if (![...conf.voters, ...conf.votersOutgoing].every((replica) => this.#isSound(group, replica) && this.#knows(group, replica, conf))) return false;
     }
     return true;
+  }
+
+  #knows(group: GroupId, replica: ReplicaId, { voters, votersOutgoing }: ConfState): boolean {
+    const known = this.#node(group, replica)?.disk.groups.get(group)?.conf;
+    return known !== undefined && known.voters.join() === voters.join() && known.votersOutgoing.join() === votersOutgoing.join();
   }
 
   #isSound(group: GroupId, replica: ReplicaId): boolean {
