@@ -8,11 +8,10 @@ import { keepKeys } from './contexts/idempotency.ts';
 import { KeyMemory } from './contexts/keys.ts';
 import type { Command, ContextConfig, ContextHeader, Outcome } from './contexts/types.ts';
 
-/** Decoded headers, and configs, kept in memory: about this many bytes of each. An idle context costs nothing. */
+/** Of decoded headers, and of configs: about. */
 const CACHED_BYTES_MAX = 32 * 1024 * 1024;
 /** A decoded row without its lists and texts, and its place in the cache: about what the runtime takes for them. */
 const CACHED_ROW_BYTES = 640;
-
 /** Of a context that is not there. */
 const ABSENT_BYTES = 128;
 

@@ -1,15 +1,15 @@
 /**
  * The replicated state machine as Raft sees it: decode -> apply -> rows into storage -> reply and events.
- * Owns the rolling hash of applied state. What a command means
- * is src/contexts/ (conversations) and cluster/topology.ts (group 256).
+ * Owns the rolling hash of applied state. What a command means is src/contexts/ (conversations) and cluster/topology.ts
+ * (group 256).
  */
 import { crc32 } from 'node:zlib';
 import type { StateMachine } from '../raft/ports.ts';
 import type { ConfState, Entry, GroupId, SnapshotMeta } from '../raft/types.ts';
 import { apply } from './contexts/apply.ts';
+import { COMMAND_FORMAT, decodeCommand, formatOf, stampOf } from './contexts/commands.ts';
 import type { ContextHeads } from './contexts/heads.ts';
 import type { KeyMemory } from './contexts/keys.ts';
-import { COMMAND_FORMAT, decodeCommand, formatOf, stampOf } from './contexts/commands.ts';
 import { decodeConfig, decodeHeader, replacementKey } from './contexts/rows.ts';
 import type { Command, ContextConfig, ContextEvent, ContextHeader, Reply, RowKey, Rows, Table } from './contexts/types.ts';
 import { applyTopology, type Topology } from './cluster/topology.ts';

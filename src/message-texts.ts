@@ -7,6 +7,7 @@
  *
  * Bounded in bytes, least recently used first. What is handed out is a view of bytes that are never written again.
  */
+import { BoundedContexts } from './contexts/bounded.ts';
 import type { MessageRow } from './contexts/rows.ts';
 import type { Rows } from './contexts/types.ts';
 import type { WholeWindow } from './whole-windows.ts';
@@ -42,8 +43,6 @@ export class ContextText {
   made: MadeAnswer | null = null;
   /** Smallest seq that was asked for since there was last no room: what lies below has had its time. */
   private askedFrom = Number.MAX_SAFE_INTEGER;
-  /** What MessageTexts counts for this. */
-  counted = 0;
   private bytes = NOTHING;
   private used = 0;
   private starts: number[] = [];
@@ -163,27 +162,9 @@ export function storedRow(rows: Rows, id: string, table: 'message' | 'replacemen
   return row;
 }
 
-export class MessageTexts {
-  private readonly bytesMax: number;
-  private readonly contexts = new Map<string, ContextText>();
-  private bytes = 0;
-
+export class MessageTexts extends BoundedContexts<ContextText> {
   constructor(bytesMax = TEXTS_BYTES_MAX) {
-    this.bytesMax = bytesMax;
-  }
-
-  /** Bytes held. */
-  get size(): number {
-    return this.bytes;
-  }
-
-  /** What is held of a context, or null; it becomes the most recently used. */
-  get(id: string): ContextText | null {
-    const text = this.contexts.get(id);
-    if (text === undefined) return null;
-    this.contexts.delete(id);
-    this.contexts.set(id, text);
-    return text;
+    super(bytesMax);
   }
 
   /**
@@ -205,28 +186,5 @@ export class MessageTexts {
     const text = this.get(id) ?? new ContextText();
     text.made = made;
     this.keep(id, text);
-  }
-
-  /** Takes `text` as it is now into account. */
-  keep(id: string, text: ContextText): void {
-    const { size } = text;
-    this.bytes += size - text.counted;
-    text.counted = size;
-    this.contexts.set(id, text);
-    while (this.bytes > this.bytesMax) {
-      const oldest = this.contexts.keys().next();
-      if (oldest.done) return;
-      this.delete(oldest.value);
-    }
-  }
-
-  delete(id: string): void {
-    this.bytes -= this.contexts.get(id)?.counted ?? 0;
-    this.contexts.delete(id);
-  }
-
-  clear(): void {
-    this.contexts.clear();
-    this.bytes = 0;
   }
 }

@@ -4,6 +4,7 @@
  * be incomplete and never wrong; what is lacking is read from the rows. Bounded in bytes: contexts that were begun or cut
  * longest ago go first.
  */
+import { BoundedContexts } from './bounded.ts';
 import { decodeMessageRow } from './rows.ts';
 import type { Write } from './types.ts';
 
@@ -18,8 +19,6 @@ const CAPACITY_MIN = 1024;
 
 /** One context's heads, from seq `first` on. One that is not kept takes no bytes. */
 export class ContextHeads {
-  /** What MessageHeads counts for this. */
-  counted = 0;
   #first = 0;
   /** Where the head of seq `first + i` starts; it ends where the next does, or at `#used`. */
   #starts: number[] = [];
@@ -72,50 +71,38 @@ export class ContextHeads {
 }
 
 export class MessageHeads {
-  readonly #contexts = new Map<string, ContextHeads>();
-  readonly #bytesMax: number;
-  #bytes = 0;
+  readonly #contexts: BoundedContexts<ContextHeads>;
 
   constructor(bytesMax = HEADS_BYTES_MAX) {
-    this.#bytesMax = bytesMax;
+    this.#contexts = new BoundedContexts(bytesMax);
   }
 
   /** Those of `context`, for a cut: what it reads besides, it adds. */
   forCut(context: string): ContextHeads {
-    const heads = this.#contexts.get(context) ?? new ContextHeads();
-    this.#contexts.delete(context);
-    this.#contexts.set(context, heads);
-    return heads;
+    return this.#contexts.get(context) ?? this.#begin(context);
   }
 
   /** A command changed `context`: messages were added, or left its window, which now starts at `firstSeq`. */
   applied(context: string, firstSeq: number, writes: readonly Write[]): void {
-    const heads = this.#contexts.get(context) ?? this.#begun(context, writes[0]);
+    const isFirst = writes[0]?.table === 'message' && writes[0].key === 1;
+    const heads = this.#contexts.peek(context) ?? (isFirst ? this.#begin(context) : undefined);
     if (heads === undefined) return;
     for (const { table, key, value } of writes) if (table === 'message' && typeof key === 'number' && value !== null) heads.add(key, value);
     heads.dropBefore(firstSeq);
-    this.#bytes += heads.size - heads.counted;
-    heads.counted = heads.size;
-    for (const oldest of this.#contexts.keys()) {
-      if (this.#bytes <= this.#bytesMax) break;
-      this.delete(oldest);
-    }
-  }
-
-  #begun(context: string, first: Write | undefined): ContextHeads | undefined {
-    if (first?.table !== 'message' || first.key !== 1) return undefined;
-    const heads = new ContextHeads();
-    this.#contexts.set(context, heads);
-    return heads;
+    this.#contexts.keep(context, heads);
   }
 
   delete(context: string): void {
-    this.#bytes -= this.#contexts.get(context)?.counted ?? 0;
     this.#contexts.delete(context);
   }
 
   clear(): void {
     this.#contexts.clear();
-    this.#bytes = 0;
+  }
+
+  #begin(context: string): ContextHeads {
+    const heads = new ContextHeads();
+    this.#contexts.keep(context, heads);
+    return heads;
   }
 }

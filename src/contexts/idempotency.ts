@@ -83,7 +83,7 @@ export function keepKeys(memory: KeyMemory, context: string, writes: readonly Wr
 function knownKeys(rows: Rows, context: string, { keyedOldest, keyedNewest }: Ring): ContextKeys | undefined {
   const memory = rows.keys;
   if (memory === undefined) return undefined;
-  const known = memory.get(context);
+  const known = memory.peek(context);
   if (known?.covers(keyedOldest, keyedNewest)) return known;
   if (keyedNewest - keyedOldest >= LOADED_MAX) return undefined;
   const loaded = new ContextKeys(keyedOldest);

@@ -4,6 +4,7 @@
  * keys or not at all; which keys those are its header says, so that what is kept is never taken for more than it is.
  * Bounded; contexts that wrote longest ago go first.
  */
+import { BoundedContexts } from './bounded.ts';
 
 /** Of one node (or shard): about 40 MiB. */
 const ENTRIES_MAX = 200_000;
@@ -18,8 +19,6 @@ export interface RingEntry {
 
 /** All keys of one context, by place in its ring. */
 export class ContextKeys {
-  /** What KeyMemory counts for this. */
-  counted = 0;
   #oldest: number;
   #ring: RingEntry[] = [];
   /** `#ring[#head]` is at `#oldest`; what is before it is cut off once it is half. */
@@ -31,13 +30,18 @@ export class ContextKeys {
     this.#oldest = oldest;
   }
 
+  /** In entries. */
   get size(): number {
+    return CONTEXT_ENTRIES + this.#count;
+  }
+
+  get #count(): number {
     return this.#ring.length - this.#head;
   }
 
   /** Whether this is the ring from `oldest` to `newest`. */
   covers(oldest: number, newest: number): boolean {
-    return this.#oldest === oldest && this.#oldest + this.size - 1 === newest;
+    return this.#oldest === oldest && this.#oldest + this.#count - 1 === newest;
   }
 
   /** The newest place of `key`; undefined of one that is not in the ring. */
@@ -50,7 +54,7 @@ export class ContextKeys {
   }
 
   add(entry: RingEntry): void {
-    this.#places.set(entry.key, this.#oldest + this.size);
+    this.#places.set(entry.key, this.#oldest + this.#count);
     this.#ring.push(entry);
   }
 
@@ -67,38 +71,8 @@ export class ContextKeys {
   }
 }
 
-export class KeyMemory {
-  readonly #contexts = new Map<string, ContextKeys>();
-  readonly #entriesMax: number;
-  #entries = 0;
-
+export class KeyMemory extends BoundedContexts<ContextKeys> {
   constructor(entriesMax = ENTRIES_MAX) {
-    this.#entriesMax = entriesMax;
-  }
-
-  get(context: string): ContextKeys | undefined {
-    return this.#contexts.get(context);
-  }
-
-  /** Keeps `keys`, as the newest to have written, or what they have become. */
-  keep(context: string, keys: ContextKeys): void {
-    this.delete(context);
-    this.#contexts.set(context, keys);
-    keys.counted = CONTEXT_ENTRIES + keys.size;
-    this.#entries += keys.counted;
-    for (const oldest of this.#contexts.keys()) {
-      if (this.#entries <= this.#entriesMax) return;
-      this.delete(oldest);
-    }
-  }
-
-  delete(context: string): void {
-    this.#entries -= this.#contexts.get(context)?.counted ?? 0;
-    this.#contexts.delete(context);
-  }
-
-  clear(): void {
-    this.#contexts.clear();
-    this.#entries = 0;
+    super(entriesMax);
   }
 }
