@@ -6,7 +6,7 @@
 import type { CutKind } from './cuts.ts';
 import { compactionDue, cutTarget, triggerTokens } from './policies.ts';
 import { REPLACEMENT_SPAN } from './rows.ts';
-import { UnitSet, inWindow, readWindow, strip } from './units.ts';
+import { UnitSet, goesAlone, inWindow, readWindow, strip } from './units.ts';
 import type { RowSource, WindowItem } from './units.ts';
 import type { ContextConfig, Stripped, WindowState } from './types.ts';
 
@@ -54,10 +54,9 @@ export function settle(input: CutInput): Settled {
   let changed = late.length > 0 || clipped;
   const due = compactionDue(config, units, calibration);
   if (due && config.policy.strategy === 'skip_parts') {
-    const shown = items.map((item) => item.kept?.length ?? -1);
-    runs = withRun(runs, { before: newestTurn(items, units), through: lastSeq, kinds: config.policy.skipKinds });
-    strip(items, runs, leadingCount);
-    if (items.some((item, index) => (item.kept?.length ?? -1) !== shown[index])) changed = true;
+    const shown = items.map((item) => item.kept);
+    runs = takeOut({ before: newestTurn(items, units), through: lastSeq, kinds: config.policy.skipKinds }, runs, items, leadingCount);
+    if (items.some((item, index) => item.kept?.length !== shown[index]?.length)) changed = true;
     units = new UnitSet(items, pinnedThrough);
   }
   if (due) {
@@ -68,13 +67,12 @@ export function settle(input: CutInput): Settled {
     if (units.count > config.policy.limit) shortenNewestUnit(items, units);
   }
   const spanMax = config.policy.strategy === 'manual' ? Number.MAX_SAFE_INTEGER : SPAN_MAX;
-  const strippedBefore = runs.reduce((before, run) => Math.max(before, run.before), 0);
   let bounded = clipped;
-  let next = describe({ items, units, window, lastSeq, spanMax, strippedBefore });
+  let next = describe({ items, units, window, lastSeq, spanMax, runs });
   while (next.pinned.length + next.excluded.length > DESCRIPTOR_MAX || lastSeq - next.firstSeq >= spanMax) {
     if (!units.dropOlderHalf()) break;
     bounded = true;
-    next = describe({ items, units, window, lastSeq, spanMax, strippedBefore });
+    next = describe({ items, units, window, lastSeq, spanMax, runs });
   }
   if (items.some((item) => !item.hidden && !units.keeps(item))) changed = true;
   const lowest = next.pinned[0] ?? next.firstSeq;
@@ -142,18 +140,44 @@ function newestTurn(items: readonly WindowItem[], units: UnitSet): number {
   return Math.max(0, items[units.newest]?.place ?? 0);
 }
 
-/** Adds a run of skip_parts. Runs with the same kinds become one; beyond RUNS_MAX the two oldest do, taking out more. */
-function withRun(runs: readonly Stripped[], run: Stripped): readonly Stripped[] {
+/**
+ * Strips `items` by one more run of skip_parts and answers all the runs. They are few, but nothing that had gone may be
+ * shown again for it: runs become one only where that brings nothing back.
+ */
+function takeOut(run: Stripped, runs: readonly Stripped[], items: readonly WindowItem[], leadingCount: number): readonly Stripped[] {
   const last = runs[runs.length - 1];
   const before = Math.max(run.before, last?.before ?? 0);
-  const same = last !== undefined && last.kinds.length === run.kinds.length && last.kinds.every((kind, i) => kind === run.kinds[i]);
+  const same = last !== undefined && sameKinds(last.kinds, run.kinds);
   // Within one turn the first run stands, and with it what it took out: a late result cannot bring its call back.
   if (same && before === last.before) return runs;
-  const next = [...(same ? runs.slice(0, -1) : runs), { ...run, before }];
-  const [first, second] = next;
-  if (next.length <= RUNS_MAX || first === undefined || second === undefined) return next;
+  const next = { ...run, before };
+  const shown = items.map((item) => item.kept);
+  const choices = [...(same ? [[...runs.slice(0, -1), next]] : []), ...bounded([...runs, next])];
+  for (const choice of choices) {
+    strip(items, choice, leadingCount);
+    if (choice === choices[choices.length - 1] || !items.some((item, index) => comesBack(item, shown[index] ?? null))) return choice;
+  }
+  return runs;
+}
+
+function sameKinds(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((kind, i) => kind === b[i]);
+}
+
+/** `shown`: what was shown of the item before. */
+function comesBack({ kept }: WindowItem, shown: readonly number[] | null): boolean {
+  return shown !== null && (kept === null || kept.some((part) => !shown.includes(part)));
+}
+
+/**
+ * The runs as they are, or where they are too many the two oldest as one: first so that results count for their calls as
+ * far as the second run let them, then as far as the first did, which takes out more and brings nothing back.
+ */
+function bounded(runs: readonly Stripped[]): (readonly Stripped[])[] {
+  const [first, second] = runs;
+  if (runs.length <= RUNS_MAX || first === undefined || second === undefined) return [runs];
   const kinds = [...new Set([...second.kinds, ...first.kinds])].slice(0, RUN_KINDS_MAX);
-  return [{ before: second.before, through: second.through, kinds }, ...next.slice(2)];
+  return [second, first].map(({ through }) => [{ before: second.before, through, kinds }, ...runs.slice(2)]);
 }
 
 /** Lets the oldest messages of an endless newest unit go (see UNIT_MESSAGES_MAX). */
@@ -173,17 +197,16 @@ interface DescribeInput {
   readonly window: WindowState;
   readonly lastSeq: number;
   readonly spanMax: number;
-  /** Where the runs of skip_parts end. */
-  readonly strippedBefore: number;
+  readonly runs: readonly Stripped[];
 }
 
 /**
- * Whether an item must be named if the live part holds its seq. One that is hidden behind the runs of skip_parts, as a
- * late result of a call they took out, would be shown again once that call and its run are gone.
+ * Whether an item must be named if the live part holds its seq. One that is hidden for its call's sake, as a late result
+ * of a call that skip_parts took out, would be shown again once that call is gone.
  */
-function mustName({ units, strippedBefore }: DescribeInput, item: WindowItem): boolean {
+function mustName({ units, runs }: DescribeInput, item: WindowItem): boolean {
   if (item.gone || units.isDropped(item.unit)) return true;
-  return item.hidden && item.place >= strippedBefore && !units.needs(item);
+  return item.hidden && !units.needs(item) && !goesAlone(item, runs);
 }
 
 /** The shortest descriptor of the items that are kept. */

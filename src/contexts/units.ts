@@ -182,9 +182,10 @@ export function joinUnits(items: readonly WindowItem[], indexOf: ReadonlyMap<Pla
 }
 
 /**
- * Applies the runs of skip_parts: sets what is kept of each item and what it then costs. The log's leading system
- * messages and a replacement (which is what the client wants shown) are never stripped. A pair goes only whole:
- * where either part stays, the other stays too; a result that came after the run for a call that went, goes as well.
+ * Applies the runs of skip_parts, one after another: sets what is kept of each item and what it then costs. The log's
+ * leading system messages and a replacement (which is what the client wants shown) are never stripped. A pair goes only
+ * whole: where either part stays, the other stays too. What an older run took out stays out, whatever came after it: a
+ * result that arrived for a call that had gone goes as well, also where a later run would have kept the two.
  */
 export function strip(items: readonly WindowItem[], runs: readonly Stripped[], leadingCount: number): void {
   for (const item of items) {
@@ -194,32 +195,75 @@ export function strip(items: readonly WindowItem[], runs: readonly Stripped[], l
   }
   if (runs.length === 0) return;
   let before = 0;
-  let through = 0;
-  for (const run of runs) {
-    before = Math.max(before, run.before);
-    through = Math.max(through, run.through);
-  }
-  const goingAt = new Map<Place, GoingParts>();
+  for (const run of runs) before = Math.max(before, run.before);
+  const fates = new Map<Place, PartFates>();
   for (const item of items) {
-    if (item.place <= leadingCount) continue;
-    if (item.place < before || item.links.length > 0) goingAt.set(item.place, partsToGo(item, runs));
+    if (item.place <= leadingCount || (item.place >= before && item.links.length === 0)) continue;
+    const parts = rowParts(item.row);
+    fates.set(item.place, { parts, goneBy: parts.map(() => STAYS) });
   }
-  keepPairsWhole(items, goingAt, through);
+  const pairs = pairsOf(items, fates);
+  for (let index = 0; index < runs.length; index++) {
+    const run = runs[index];
+    if (run !== undefined) applyRun(run, index, fates, pairs);
+  }
   for (const item of items) {
-    const going = goingAt.get(item.place);
-    if (going !== undefined) showWithout(item, going);
+    const own = fates.get(item.place);
+    if (own !== undefined) showWithout(item, own);
   }
 }
 
-interface GoingParts {
+const STAYS = -1;
+
+/** What becomes of a message's parts. */
+interface PartFates {
   readonly parts: readonly PartInfo[];
-  /** By part index. */
-  readonly going: boolean[];
+  /** By part index: the run that took the part out, or STAYS. */
+  readonly goneBy: number[];
 }
 
-function partsToGo(item: WindowItem, runs: readonly Stripped[]): GoingParts {
-  const parts = rowParts(item.row);
-  return { parts, going: parts.map((part) => runs.some((run) => item.place < run.before && matches(part.kind, run.kinds))) };
+/** A result and its call, both of them read; undefined: nothing is stripped from that message. */
+interface Pair {
+  readonly place: Place;
+  readonly result: PartFates | undefined;
+  readonly resultPart: number;
+  readonly call: PartFates | undefined;
+  readonly callPart: number;
+}
+
+/** A call outside of `items` decides nothing: its result stands for itself. */
+function pairsOf(items: readonly WindowItem[], fates: ReadonlyMap<Place, PartFates>): Pair[] {
+  const present = new Set<Place>();
+  for (const item of items) present.add(item.place);
+  const pairs: Pair[] = [];
+  for (const { place, links } of items) {
+    for (const { part, target, targetPart } of links) {
+      if (present.has(target)) pairs.push({ place, result: fates.get(place), resultPart: part, call: fates.get(target), callPart: targetPart });
+    }
+  }
+  return pairs;
+}
+
+function applyRun(run: Stripped, index: number, fates: ReadonlyMap<Place, PartFates>, pairs: readonly Pair[]): void {
+  for (const [place, { parts, goneBy }] of fates) {
+    if (place >= run.before) continue;
+    for (let at = 0; at < parts.length; at++) {
+      if (goneBy[at] === STAYS && matches(parts[at]?.kind ?? '', run.kinds)) goneBy[at] = index;
+    }
+  }
+  // First the calls, each over all its results; only then can a result look at what became of its call.
+  for (const { place, result, resultPart, call, callPart } of pairs) {
+    const resultStays = (result?.goneBy[resultPart] ?? STAYS) === STAYS;
+    if (place <= run.through && resultStays && call?.goneBy[callPart] === index) call.goneBy[callPart] = STAYS;
+  }
+  for (const { result, resultPart, call, callPart } of pairs) {
+    if (result !== undefined) result.goneBy[resultPart] = call?.goneBy[callPart] ?? STAYS;
+  }
+}
+
+/** Whether the runs hide the item also where nothing it is tied to is read with it. */
+export function goesAlone(item: WindowItem, runs: readonly Stripped[]): boolean {
+  return rowParts(item.row).every(({ kind }) => runs.some((run) => item.place < run.before && matches(kind, run.kinds)));
 }
 
 function matches(kind: string, prefixes: readonly string[]): boolean {
@@ -227,36 +271,15 @@ function matches(kind: string, prefixes: readonly string[]): boolean {
   return false;
 }
 
-function keepPairsWhole(items: readonly WindowItem[], goingAt: ReadonlyMap<Place, GoingParts>, through: number): void {
-  // First the calls, each over all its results; only then can a result look at what became of its call.
-  for (const item of items) {
-    if (item.place > through) continue;
-    for (const link of item.links) {
-      const call = goingAt.get(link.target);
-      if (call !== undefined && goingAt.get(item.place)?.going[link.part] !== true) call.going[link.targetPart] = false;
-    }
-  }
-  const present = new Set<Place>();
-  for (const item of items) present.add(item.place);
-  for (const item of items) {
-    const own = goingAt.get(item.place);
-    if (own === undefined) continue;
-    for (const link of item.links) {
-      // A call outside the window decides nothing: its result stands for itself.
-      if (present.has(link.target)) own.going[link.part] = goingAt.get(link.target)?.going[link.targetPart] === true;
-    }
-  }
-}
-
-function showWithout(item: WindowItem, { parts, going }: GoingParts): void {
-  if (!going.includes(true)) return;
+function showWithout(item: WindowItem, { parts, goneBy }: PartFates): void {
+  if (goneBy.every((run) => run === STAYS)) return;
   const kept: number[] = [];
   let keptTokens = 0;
   let allTokens = 0;
   for (let i = 0; i < parts.length; i++) {
     const tokens = parts[i]?.tokens ?? 0;
     allTokens += tokens;
-    if (going[i] === true) continue;
+    if (goneBy[i] !== STAYS) continue;
     kept.push(i);
     keptTokens += tokens;
   }

@@ -215,6 +215,26 @@ describe('skip_parts', () => {
     assert.equal(rows.head.window.count, rows.window(null, true).elements.length);
   });
 
+  it('a second result in the newest turn does not bring back a call that went without its first', () => {
+    const rows = created({ tokenBudget: 35, policy: skipping({ targetRatio: 0.7 }) });
+    rows.run(append([assistant(text(), call('a')), user()]));
+    assert.equal(rows.shown(), '1[0],2');
+    rows.run(append([tool('a')]));
+    assert.equal(rows.shown(), '1[0],2');
+    rows.run(append([message('user', [result('a'), text()])]));
+    assert.equal(rows.shown(), '1[0],4[1]');
+    assert.equal(rows.head.window.tokens, 20);
+  });
+
+  it('nor a result of another kind whose call went before it came and then left the window', () => {
+    const rows = created({ tokenBudget: 1, policy: skipping({ limit: 3, skipKinds: ['text', 'function'], targetRatio: 0.2, pin: false }), triggerRatio: 0.3 });
+    const asked = message('user', [{ type: 'function_call', call_id: 'd' }], { each: 0 });
+    rows.run(append([message('user', []), message('user', []), asked, message('user', [call('c')], { each: 0 })]));
+    rows.run(append([message('user', [result('d')], { each: 0 }), message('user', [result('c'), text()], { given: 1 })]));
+    assert.equal(rows.shown(), '4,6');
+    assert.equal(rows.head.window.count, 2);
+  });
+
   it('then drops the oldest like last_n', () => {
     const rows = created({ tokenBudget: 100, policy: skipping() });
     rows.run(append([assistant(text(), reasoning), ...users(7)]));
