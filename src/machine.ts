@@ -64,13 +64,13 @@ class GroupRows implements Rows {
     if (row === undefined) {
       // They are written together: one alone would let a command found the context anew, here and on no other replica.
       if (this.storage.get(this.group, 'config', context, '') !== undefined) throw this.missing('header', context, '');
-      this.memory.headers.set(context, null);
+      this.memory.headers.keep(context, null);
       return undefined;
     }
     const header = decodeHeader(row);
     // It passed its checksum, so this program wrote it: serving on would hide a bug.
     if (header === null) throw new Error('a header row does not decode');
-    this.memory.headers.set(context, header);
+    this.memory.headers.keep(context, header);
     return header;
   }
 
@@ -87,7 +87,7 @@ class GroupRows implements Rows {
     const config = decodeConfig(row);
     // It passed its checksum, so this program wrote it: serving on would hide a bug.
     if (config === null) throw new Error('a config row does not decode');
-    this.memory.configs.set(context, config);
+    this.memory.configs.keep(context, config);
     return config;
   }
 

@@ -164,7 +164,7 @@ export function storedRow(rows: Rows, id: string, table: 'message' | 'replacemen
 
 export class MessageTexts extends BoundedContexts<ContextText> {
   constructor(bytesMax = TEXTS_BYTES_MAX) {
-    super(bytesMax);
+    super(bytesMax, (text) => text.size);
   }
 
   /**

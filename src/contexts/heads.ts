@@ -74,7 +74,7 @@ export class MessageHeads {
   readonly #contexts: BoundedContexts<ContextHeads>;
 
   constructor(bytesMax = HEADS_BYTES_MAX) {
-    this.#contexts = new BoundedContexts(bytesMax);
+    this.#contexts = new BoundedContexts(bytesMax, (heads) => heads.size);
   }
 
   /** Those of `context`, for a cut: what it reads besides, it adds. */

@@ -73,6 +73,6 @@ export class ContextKeys {
 
 export class KeyMemory extends BoundedContexts<ContextKeys> {
   constructor(entriesMax = ENTRIES_MAX) {
-    super(entriesMax);
+    super(entriesMax, (keys) => keys.size);
   }
 }
