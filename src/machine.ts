@@ -58,26 +58,26 @@ class GroupRows implements Rows {
   }
 
   header(context: string): ContextHeader | undefined {
-    const cached = this.memory.headers.get(context);
+    const cached = this.memory.header(context);
     if (cached !== undefined) return cached ?? undefined;
     const row = this.storage.get(this.group, 'header', context, '');
     if (row === undefined) {
       // They are written together: one alone would let a command found the context anew, here and on no other replica.
       if (this.storage.get(this.group, 'config', context, '') !== undefined) throw this.missing('header', context, '');
-      this.memory.headers.keep(context, null);
+      this.memory.readHeader(context, null, null);
       return undefined;
     }
     const header = decodeHeader(row);
     // It passed its checksum, so this program wrote it: serving on would hide a bug.
     if (header === null) throw new Error('a header row does not decode');
-    this.memory.headers.keep(context, header);
+    this.memory.readHeader(context, header, row);
     return header;
   }
 
   config(context: string): ContextConfig | undefined {
-    const cached = this.memory.configs.get(context);
+    const cached = this.memory.config(context);
     if (cached !== undefined) return cached;
-    if (this.memory.headers.get(context) === null) return undefined;
+    if (this.memory.header(context) === null) return undefined;
     const row = this.storage.get(this.group, 'config', context, '');
     if (row === undefined) {
       const header = this.header(context);
@@ -87,7 +87,7 @@ class GroupRows implements Rows {
     const config = decodeConfig(row);
     // It passed its checksum, so this program wrote it: serving on would hide a bug.
     if (config === null) throw new Error('a config row does not decode');
-    this.memory.configs.keep(context, config);
+    this.memory.readConfig(context, config, row);
     return config;
   }
 

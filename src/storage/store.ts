@@ -58,7 +58,7 @@ export interface StorageOptions {
 
 export const STORAGE_DEFAULTS: StorageOptions = {
   cacheBytes: 64 * 1024 * 1024,
-  writeBufferBytes: 16 * 1024 * 1024,
+  writeBufferBytes: 64 * 1024 * 1024,
   entryCacheGroupBytes: 4 * 1024 * 1024,
   entryCacheBytes: 64 * 1024 * 1024,
   stateFlushMs: 0,

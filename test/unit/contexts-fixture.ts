@@ -43,8 +43,14 @@ export class MemoryRows implements Rows {
       if (value === null) this.stored.delete(`${table}|${context}|${key}`);
       else this.stored.set(`${table}|${context}|${key}`, Uint8Array.from(value));
     }
+    this.applied(command, outcome);
     if (outcome.header !== null) assert.deepEqual(outcome.header, this.header(command.context));
     return outcome;
+  }
+
+  /** Told once what came of a command is stored; for what is kept beside the rows. */
+  protected applied(_command: Command, _outcome: Outcome): void {
+    // Nothing is.
   }
 
   /** The header of context `c`. */

@@ -28,12 +28,10 @@ class KeepingRows extends MemoryRows {
     return this.kept.forCut(context);
   }
 
-  override run(command: Command, stampMs?: number): Outcome {
-    const outcome = super.run(command, stampMs);
-    if (outcome.header === null) return outcome;
+  protected override applied(command: Command, outcome: Outcome): void {
+    if (outcome.header === null) return;
     this.kept.applied(command.context, outcome.header.window.firstSeq, outcome.writes);
     if (command.type === 'append' && command.idempotency !== null) keepKeys(this.keys, command.context, outcome.writes);
-    return outcome;
   }
 }
 
