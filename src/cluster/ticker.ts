@@ -55,8 +55,9 @@ export class Ticker {
   };
 
   #arm(steps: number): void {
-    const ms = steps * this.#options.stepMs;
-    this.#due = steps;
+    const { stepMs } = this.#options;
+    const ms = steps === 1 ? stepMs : untilNextMultiple(steps * stepMs, stepMs / 2);
+    this.#due = Math.min(steps, Math.max(1, Math.round(ms / stepMs)));
     this.#dueAt = performance.now() + ms;
     this.#timer = setTimeout(this.#wake, ms);
   }
@@ -79,4 +80,13 @@ export class Ticker {
     clearTimeout(this.#timer);
     this.#timer = null;
   }
+}
+
+/**
+ * Milliseconds until the wall clock next shows a multiple of `ms`, at least `least`. Nodes at rest thus wake up at about the
+ * same moment, and take each other's heartbeats in few awakenings. Clocks that differ only make them wake up more often.
+ */
+function untilNextMultiple(ms: number, least: number): number {
+  const until = ms - (Date.now() % ms);
+  return until < least ? until + ms : until;
 }

@@ -152,7 +152,7 @@ function takeOut(run: Stripped, runs: readonly Stripped[], items: readonly Windo
   if (same && before === last.before) return runs;
   const next = { ...run, before };
   const shown = items.map((item) => item.kept);
-  const choices = [...(same ? [[...runs.slice(0, -1), next]] : []), ...bounded([...runs, next])];
+  const choices = [...(same ? [[...runs.slice(0, -1), next]] : []), ...fewEnough([...runs, next])];
   for (const choice of choices) {
     strip(items, choice, leadingCount);
     if (choice === choices[choices.length - 1] || !items.some((item, index) => comesBack(item, shown[index] ?? null))) return choice;
@@ -173,7 +173,7 @@ function comesBack({ kept }: WindowItem, shown: readonly number[] | null): boole
  * The runs as they are, or where they are too many the two oldest as one: first so that results count for their calls as
  * far as the second run let them, then as far as the first did, which takes out more and brings nothing back.
  */
-function bounded(runs: readonly Stripped[]): (readonly Stripped[])[] {
+function fewEnough(runs: readonly Stripped[]): (readonly Stripped[])[] {
   const [first, second] = runs;
   if (runs.length <= RUNS_MAX || first === undefined || second === undefined) return [runs];
   const kinds = [...new Set([...second.kinds, ...first.kinds])].slice(0, RUN_KINDS_MAX);

@@ -24,23 +24,41 @@ describe('ticker', () => {
     assert.equal(wakes(), 4);
   });
 
-  it('makes up for every step that it put off', (t) => {
-    t.mock.timers.enable({ apis: ['setTimeout'] });
+  it('at rest wakes at multiples of its longest rest, and makes up for every step that it put off', (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: 1_000_000 });
     let isAtRest = true;
     const { ticker, wakes } = counting(() => isAtRest);
     let calls = 0;
     const stop = ticker.every(50, () => void calls++);
     t.mock.timers.tick(50);
-    t.mock.timers.tick(REST_STEPS * 50 - 1);
+    t.mock.timers.tick(149);
+    assert.equal(calls, 1);
+    t.mock.timers.tick(1);
+    assert.equal(calls, 4);
+    t.mock.timers.tick(199);
+    assert.equal(calls, 4);
+    t.mock.timers.tick(1);
+    assert.equal(calls, 4 + REST_STEPS);
+    assert.equal(wakes(), 3);
+    isAtRest = false;
+    t.mock.timers.tick(REST_STEPS * 50);
+    t.mock.timers.tick(50);
+    assert.equal(calls, 5 + 2 * REST_STEPS);
+    assert.equal(wakes(), 5);
+    stop();
+  });
+
+  it('does not wake just before such a moment and at it, nor makes more steps than that', (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: 1_000_140 });
+    const { ticker, wakes } = counting(() => true);
+    let calls = 0;
+    const stop = ticker.every(50, () => void calls++);
+    t.mock.timers.tick(50);
+    t.mock.timers.tick(209);
     assert.equal(calls, 1);
     t.mock.timers.tick(1);
     assert.equal(calls, 1 + REST_STEPS);
     assert.equal(wakes(), 2);
-    isAtRest = false;
-    t.mock.timers.tick(REST_STEPS * 50);
-    t.mock.timers.tick(50);
-    assert.equal(calls, 2 + 2 * REST_STEPS);
-    assert.equal(wakes(), 4);
     stop();
   });
 });
