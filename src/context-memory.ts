@@ -53,24 +53,12 @@ export class ContextMemory {
 
   /** null: there is no such context; undefined: storage has to say. */
   header(context: string): ContextHeader | null | undefined {
-    const decoded = this.headers.get(context);
-    if (decoded !== undefined) return decoded;
-    const row = this.rows.get(context)?.header ?? '';
-    const header = row === '' ? null : decodeHeader(bytesOf(row));
-    if (header === null) return undefined;
-    this.headers.keep(context, header);
-    return header;
+    return this.known(context, 'header', this.headers, decodeHeader);
   }
 
   /** undefined: storage has to say. */
   config(context: string): ContextConfig | undefined {
-    const decoded = this.configs.get(context);
-    if (decoded !== undefined) return decoded;
-    const row = this.rows.get(context)?.config ?? '';
-    const config = row === '' ? null : decodeConfig(bytesOf(row));
-    if (config === null) return undefined;
-    this.configs.keep(context, config);
-    return config;
+    return this.known(context, 'config', this.configs, decodeConfig);
   }
 
   /** What storage said; null: there is no such context. */
@@ -113,8 +101,19 @@ export class ContextMemory {
     this.keys.clear();
   }
 
+  /** What is kept decoded, or else decoded from its row and kept. */
+  private known<T>(context: string, table: keyof ContextRows, kept: BoundedContexts<T>, decode: (row: Uint8Array) => T | null): T | undefined {
+    const found = kept.get(context);
+    if (found !== undefined) return found;
+    const row = this.rows.get(context)?.[table] ?? '';
+    const decoded = row === '' ? null : decode(bytesOf(row));
+    if (decoded === null) return undefined;
+    kept.keep(context, decoded);
+    return decoded;
+  }
+
   /** The row as it is from now on; null: it is gone. */
-  private keepRow(context: string, table: 'header' | 'config', row: Write['value']): void {
+  private keepRow(context: string, table: keyof ContextRows, row: Write['value']): void {
     const rows = this.rows.get(context) ?? { header: '', config: '' };
     rows[table] = row === null || row.length > ROW_BYTES_MAX ? '' : Buffer.from(row.buffer, row.byteOffset, row.byteLength).toString('latin1');
     if (rows.header === '' && rows.config === '') this.rows.delete(context);

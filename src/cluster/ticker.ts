@@ -57,7 +57,7 @@ export class Ticker {
   #arm(steps: number): void {
     const { stepMs } = this.#options;
     const ms = steps === 1 ? stepMs : untilNextMultiple(steps * stepMs, stepMs / 2);
-    this.#due = Math.min(steps, Math.max(1, Math.round(ms / stepMs)));
+    this.#due = Math.min(steps, Math.round(ms / stepMs));
     this.#dueAt = performance.now() + ms;
     this.#timer = setTimeout(this.#wake, ms);
   }

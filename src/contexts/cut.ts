@@ -153,11 +153,13 @@ function takeOut(run: Stripped, runs: readonly Stripped[], items: readonly Windo
   const next = { ...run, before };
   const shown = items.map((item) => item.kept);
   const choices = [...(same ? [[...runs.slice(0, -1), next]] : []), ...fewEnough([...runs, next])];
+  let taken = runs;
   for (const choice of choices) {
-    strip(items, choice, leadingCount);
-    if (choice === choices[choices.length - 1] || !items.some((item, index) => comesBack(item, shown[index] ?? null))) return choice;
+    taken = choice;
+    strip(items, taken, leadingCount);
+    if (!items.some((item, index) => comesBack(item, shown[index] ?? null))) break;
   }
-  return runs;
+  return taken;
 }
 
 function sameKinds(a: readonly string[], b: readonly string[]): boolean {

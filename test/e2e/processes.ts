@@ -53,12 +53,12 @@ export async function until(what: string, condition: () => boolean | Promise<boo
   }
 }
 
-/** A port nobody listens on right now. */
 /** A text of so many characters that takes about as much room in a log, where large messages are compressed. */
 export function noise(characters: number): string {
   return randomBytes(characters).toString('base64').slice(0, characters);
 }
 
+/** A port nobody listens on right now. */
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
