@@ -40,7 +40,7 @@ export class RaftHost {
   /** Replicas with something for the next write. */
   #gathered: HostedReplica[] = [];
   #writeWanted = false;
-  /** The next write waits for its time. */
+  /** The next write waits for its time, or for what was sent to leave. */
   #pacing = false;
   /** A tick passed: frames that wait for a write leave, in case it hangs. */
   #flushDue = false;
@@ -62,14 +62,7 @@ export class RaftHost {
   #allAtRest = false;
   readonly #onUnreachable = (group: GroupId, replica: ReplicaId): void => this.#replicas.get(group)?.raft.reportUnreachable(replica);
 
-  /** A throw out of the drain itself (a port, a caller's callback) stops the node as a broken invariant does. */
-  readonly #turn = (): void => {
-    try {
-      this.#drain();
-    } catch (error) {
-      this.#fail(error instanceof Error ? error : new Error(String(error)));
-    }
-  };
+  readonly #turn = (): void => this.#guarded(() => this.#drain());
 
   constructor(options: HostOptions, ports: HostPorts) {
     this.#options = options;
@@ -79,8 +72,8 @@ export class RaftHost {
   /**
    * The loop. persist -> send -> apply:
    * what a finished write made durable is reported to Raft, and only then do the messages that promise it leave;
-   * messages that promise nothing leave at once; entries, votes and snapshots join the next write, which starts as
-   * soon as the previous one is done; committed entries (durable here by then) are applied last, while that write runs.
+   * messages that promise nothing leave at once; entries, votes and snapshots join the next write, which starts when the
+   * previous one is done and what was to be sent has left; committed entries (durable here by then) are applied last.
    */
   #drain(): void {
     if (this.#closed || this.#draining) return;
@@ -414,24 +407,29 @@ export class RaftHost {
 
   #pace(): void {
     const { pace } = this.#ports;
-    if (pace === undefined) return this.#write();
     this.#pacing = true;
-    pace(this.#gathered.length, this.#startWrite);
+    if (pace === undefined) this.#startWrite();
+    else pace(this.#gathered.length, this.#startWrite);
   }
 
-  readonly #startWrite = (): void => {
-    // Run by `pace` itself, the drain has just sent everything.
-    const waited = !this.#draining;
-    this.#pacing = false;
-    if (this.#closed) return;
-    try {
-      // The entries of this write are written here and by the followers at the same time, not one after the other.
-      if (waited) this.#flush(false);
+  /** The entries of the next write leave, so that the followers write them at the same time; then it is put together. */
+  readonly #startWrite = (): void =>
+    this.#guarded(() => {
+      const { afterSends } = this.#ports;
+      if (this.#closed || afterSends === undefined) return this.#beginWrite();
+      // Run by `pace` itself, the drain has just sent everything.
+      if (!this.#draining) this.#flush(false);
+      afterSends(this.#beginWrite);
+    });
+
+  readonly #beginWrite = (): void =>
+    this.#guarded(() => {
+      this.#pacing = false;
+      if (this.#closed) return;
+      // What joined since then is written here now, so it must not wait for the end of the write to be sent.
+      this.#flush(false);
       this.#write();
-    } catch (error) {
-      this.#fail(error instanceof Error ? error : new Error(String(error)));
-    }
-  };
+    });
 
   #write(): void {
     const replicas = this.#gathered;
@@ -664,6 +662,15 @@ export class RaftHost {
    */
   #threw(replica: HostedReplica, error: unknown): void {
     if (!replica.removed) this.#fail(error instanceof Error ? error : new Error(String(error)));
+  }
+
+  /** A throw out of the loop itself (a port, a caller's callback) stops the node as a broken invariant does. */
+  #guarded(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.#fail(error instanceof Error ? error : new Error(String(error)));
+    }
   }
 
   #fail(error: Error): void {

@@ -98,6 +98,11 @@ export interface HostPorts {
    * something for it by now. The next call comes after `start` ran. Absent: at once.
    */
   readonly pace?: (groups: number, start: () => void) => void;
+  /**
+   * Runs `work`, which puts a write together, once the frames sent before have left: to put it together takes this node
+   * about as long as it takes a follower to begin with a frame. Absent: at once.
+   */
+  readonly afterSends?: (work: () => void) => void;
   /** A write failed or an invariant broke: the process must stop serving. */
   readonly fatal: (error: Error) => void;
   /** Role or leader of a group changed on this node. */

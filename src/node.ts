@@ -230,6 +230,7 @@ export class Node {
         },
         schedule: (work) => turn.soon(work),
         pace: new WritePace().pace,
+        afterSends: (work) => turn.afterSends(work),
         fatal: this.fatal,
         onLeader: (group, leader, term, isLeader) => {
           this.router.onLeader(group);

@@ -283,6 +283,7 @@ export class SimNode {
       },
       schedule: (work) => this.#later(own, 0, work),
       pace: (_groups, start) => (chance.float() < WRITES_AT_ONCE ? start() : this.#later(own, chance.int(1, 5), start)),
+      afterSends: (work) => this.#later(own, 0, work),
       fatal: (error) => {
         if (error instanceof Violation) throw error;
         throw new Violation(`${this.id} stopped itself: ${error.stack ?? error.message}`);

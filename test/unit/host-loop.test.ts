@@ -37,6 +37,8 @@ class Bench {
   poison: (() => void) | null = null;
   /** Writes that wait for their time; null: each starts at once. */
   paced: (() => void)[] | null = null;
+  /** Writes that wait until what was sent has left; null: nothing waits. */
+  behindSends: (() => void)[] | null = null;
   readonly #turns: (() => void)[] = [];
   readonly #writes: (() => void)[] = [];
 
@@ -75,6 +77,7 @@ class Bench {
       directory: { node: (_group, replica) => `n${replica}` },
       schedule: (work) => void this.#turns.push(work),
       pace: (_groups, start) => (this.paced === null ? start() : void this.paced.push(start)),
+      afterSends: (work) => (this.behindSends === null ? work() : void this.behindSends.push(work)),
       fatal: (error) => void this.fatals.push(error),
     };
     this.host = new RaftHost({ ...HOST_DEFAULTS, node: 'n1', random: seededRandom(3), ...options }, ports);
@@ -262,6 +265,36 @@ describe('host: persist, send, apply', () => {
     bench.host.stop();
     paced.shift()?.();
     assert.equal(bench.writesInFlight, 0, 'a host that stopped writes nothing, whenever it is told to');
+  });
+
+  it('a write is put together once its entries have left for the followers; what joins until then leaves with it', () => {
+    const bench = new Bench(THREE);
+    bench.lead();
+    bench.settle();
+    const behind: (() => void)[] = (bench.behindSends = []);
+    const appended = (): string[][] => bench.take(MessageType.append).map(({ entries }) => entries.map(({ data }) => text(data)));
+    bench.take();
+    bench.propose('a');
+    bench.turn();
+    assert.deepEqual(appended(), [['a']]);
+    assert.equal(bench.writesInFlight, 0);
+    bench.propose('b');
+    bench.turn();
+    assert.deepEqual(appended(), [], 'entries that no write begins with gather');
+    assert.equal(behind.length, 1, 'one write at a time');
+    behind.shift()?.();
+    assert.equal(bench.writesInFlight, 1);
+    assert.deepEqual(appended(), [['b']]);
+    bench.sync();
+    const log = bench.storage.log(GROUP);
+    assert.deepEqual(log.entries(log.lastIndex() - 1, log.lastIndex() + 1, Infinity).map(({ data }) => text(data)), ['a', 'b']);
+    assert.equal(behind.length, 0);
+    bench.propose('c');
+    bench.turn();
+    assert.equal(behind.length, 1);
+    bench.host.stop();
+    behind.shift()?.();
+    assert.equal(bench.writesInFlight, 0, 'a host that stopped writes nothing');
   });
 
   it('writes all groups in one batch and sends each peer one frame', () => {

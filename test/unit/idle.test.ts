@@ -1,6 +1,6 @@
 /** What an idle node does not do: wake up for each part by itself, load what it has no use for, read what did not change. */
 import assert from 'node:assert/strict';
-import { describe, it } from 'node:test';
+import { describe, it, type TestContext } from 'node:test';
 import { REST_STEPS, Ticker } from '../../src/cluster/ticker.ts';
 import { Expiry } from '../../src/erasure/expiry.ts';
 import { TokenCounter } from '../../src/tokens/counter.ts';
@@ -9,6 +9,16 @@ describe('ticker', () => {
   const counting = (mayDefer: () => boolean): { ticker: Ticker; wakes: () => number } => {
     let wakes = 0;
     return { ticker: new Ticker({ stepMs: 50, mayDefer, onLate: () => void wakes++ }), wakes: () => wakes };
+  };
+
+  /** One call a step, from `now` on; the first was made. */
+  const stepping = (t: TestContext, now: number, mayDefer: () => boolean): { calls: () => number; wakes: () => number; stop: () => void } => {
+    t.mock.timers.enable({ apis: ['setTimeout', 'Date'], now });
+    const { ticker, wakes } = counting(mayDefer);
+    let calls = 0;
+    const stop = ticker.every(50, () => void calls++);
+    t.mock.timers.tick(50);
+    return { calls: () => calls, wakes, stop };
   };
 
   it('wakes once for all that is due, and no more when nothing is left to do', (t) => {
@@ -25,39 +35,31 @@ describe('ticker', () => {
   });
 
   it('at rest wakes at multiples of its longest rest, and makes up for every step that it put off', (t) => {
-    t.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: 1_000_000 });
     let isAtRest = true;
-    const { ticker, wakes } = counting(() => isAtRest);
-    let calls = 0;
-    const stop = ticker.every(50, () => void calls++);
-    t.mock.timers.tick(50);
+    const { calls, wakes, stop } = stepping(t, 1_000_000, () => isAtRest);
     t.mock.timers.tick(149);
-    assert.equal(calls, 1);
+    assert.equal(calls(), 1);
     t.mock.timers.tick(1);
-    assert.equal(calls, 4);
+    assert.equal(calls(), 4);
     t.mock.timers.tick(199);
-    assert.equal(calls, 4);
+    assert.equal(calls(), 4);
     t.mock.timers.tick(1);
-    assert.equal(calls, 4 + REST_STEPS);
+    assert.equal(calls(), 4 + REST_STEPS);
     assert.equal(wakes(), 3);
     isAtRest = false;
     t.mock.timers.tick(REST_STEPS * 50);
     t.mock.timers.tick(50);
-    assert.equal(calls, 5 + 2 * REST_STEPS);
+    assert.equal(calls(), 5 + 2 * REST_STEPS);
     assert.equal(wakes(), 5);
     stop();
   });
 
   it('does not wake just before such a moment and at it, nor makes more steps than that', (t) => {
-    t.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: 1_000_140 });
-    const { ticker, wakes } = counting(() => true);
-    let calls = 0;
-    const stop = ticker.every(50, () => void calls++);
-    t.mock.timers.tick(50);
+    const { calls, wakes, stop } = stepping(t, 1_000_140, () => true);
     t.mock.timers.tick(209);
-    assert.equal(calls, 1);
+    assert.equal(calls(), 1);
     t.mock.timers.tick(1);
-    assert.equal(calls, 1 + REST_STEPS);
+    assert.equal(calls(), 1 + REST_STEPS);
     assert.equal(wakes(), 2);
     stop();
   });
