@@ -12,6 +12,7 @@ import { keepKeys } from './contexts/idempotency.ts';
 import { KeyMemory } from './contexts/keys.ts';
 import { decodeConfig, decodeHeader } from './contexts/rows.ts';
 import type { Command, ContextConfig, ContextHeader, Outcome, Write } from './contexts/types.ts';
+import { RecentBlocks } from './message-blocks.ts';
 
 /** Of decoded headers, and of decoded settings: about. */
 const DECODED_BYTES_MAX = 16 * 1024 * 1024;
@@ -40,6 +41,7 @@ export interface ContextMemoryOptions {
 export class ContextMemory {
   readonly heads = new MessageHeads();
   readonly keys = new KeyMemory();
+  readonly recentBlocks = new RecentBlocks();
   /** null: there is no such context. */
   private readonly headers: BoundedContexts<ContextHeader | null>;
   private readonly configs: BoundedContexts<ContextConfig>;
@@ -85,6 +87,7 @@ export class ContextMemory {
       this.configs.delete(context);
       this.heads.delete(context);
       this.keys.delete(context);
+      this.recentBlocks.clear();
       return;
     }
     // Copied: its metadata is a view into the bytes of a whole frame.
@@ -99,6 +102,7 @@ export class ContextMemory {
     this.rows.clear();
     this.heads.clear();
     this.keys.clear();
+    this.recentBlocks.clear();
   }
 
   /** What is kept decoded, or else decoded from its row and kept. */

@@ -17,6 +17,7 @@ import { decodeTopology, decodeTopologyCommand, encodeTopology } from './cluster
 import { ContextMemory } from './context-memory.ts';
 import { groupOf } from './cluster/placement.ts';
 import { TOPOLOGY_GROUP } from './constants.ts';
+import { blockHolds, endsOfSpan, endsSpan, isBlock, openBlock, storedWrites } from './message-blocks.ts';
 import { MessageTexts } from './message-texts.ts';
 import { commandBytes, unpackCommand } from './packing.ts';
 import { DamageError } from './storage/checksum.ts';
@@ -92,9 +93,30 @@ class GroupRows implements Rows {
   }
 
   get(table: Table, context: string, key: RowKey): Uint8Array | undefined {
+    if (table === 'message' && typeof key === 'number') return this.message(context, key);
     const row = this.storage.get(this.group, table, context, key);
     if (row === undefined && this.mustExist(table, context, key)) throw this.missing(table, context, key);
     return row;
+  }
+
+  /** See message-blocks.ts for where a message may be. */
+  private message(context: string, seq: number): Uint8Array | undefined {
+    const { recentBlocks } = this.memory;
+    const latest = recentBlocks.fromLatest(context, seq);
+    if (latest !== undefined) return this.mustExist('message', context, seq) ? latest : undefined;
+    const row = this.storage.get(this.group, 'message', context, seq);
+    if (row !== undefined && !endsSpan(seq)) return row;
+    if (!this.mustExist('message', context, seq)) return undefined;
+    if (row !== undefined && !isBlock(row)) return row;
+    const recent = recentBlocks.get(context, seq);
+    if (recent !== undefined) return recent;
+    for (const end of endsOfSpan(seq)) {
+      const stored = end === seq ? row : this.storage.get(this.group, 'message', context, end);
+      if (stored === undefined || !blockHolds(stored, seq)) continue;
+      recentBlocks.keep(context, end, openBlock(stored));
+      return recentBlocks.get(context, seq);
+    }
+    throw this.missing('message', context, seq);
   }
 
   /**
@@ -220,8 +242,9 @@ export class Machine implements StateMachine {
     const stamp = Math.max(rows.header(command.context)?.updatedAt ?? 0, stampOf(entry.data));
     const outcome = apply(rows, stamp, command);
     let hash = crc32(entry.data, this.storage.stateHash(group));
+    const headerAfter = (context: string): ContextHeader | undefined => outcome.headers?.get(context) ?? (context === command.context ? outcome.header : null) ?? rows.header(context);
+    for (const write of storedWrites(outcome.writes, headerAfter)) this.storage.put(group, write);
     for (const write of outcome.writes) {
-      this.storage.put(group, write);
       // Message rows repeat the command's bytes; all other rows are decisions, and those must agree.
       if (write.table !== 'message' && write.value !== null) hash = crc32(write.value, hash);
     }

@@ -17,12 +17,13 @@ const PACKED_BYTES_MAX = 1024 * 1024;
 /** What is saved must be worth an unpacking by each replica. */
 const SAVED_MIN = 0.25;
 const FRAME_AT = BODY_AT + 4;
-const OPTIONS = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
+/** The fastest of the usual levels: whatever is compressed here, requests wait for it. */
+export const ZSTD_OPTIONS = { params: { [constants.ZSTD_c_compressionLevel]: 1 } };
 
 /** `command` for the log: packed if it is large and that makes it much smaller. */
 export function packCommand(command: Uint8Array): Uint8Array {
   if (command.length < PACKED_BYTES_MIN || command.length > PACKED_BYTES_MAX) return command;
-  const frame = zstdCompressSync(command, OPTIONS);
+  const frame = zstdCompressSync(command, ZSTD_OPTIONS);
   if (FRAME_AT + frame.length > command.length * (1 - SAVED_MIN)) return command;
   const packed = new Uint8Array(FRAME_AT + frame.length);
   packed[0] = formatOf(command);

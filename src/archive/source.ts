@@ -10,6 +10,7 @@ import { ACKS_MAX, trimmedBy } from '../contexts/archive.ts';
 import { encodeCommand } from '../contexts/commands.ts';
 import { decodeCompaction } from '../contexts/rows.ts';
 import type { ContextConfig, ContextHeader, HeaderStatus, Rows } from '../contexts/types.ts';
+import { endsOfSpan, messagesIn } from '../message-blocks.ts';
 import { policyText } from '../render.ts';
 import { TrimPace } from './pace.ts';
 import { takeApart } from './rows.ts';
@@ -150,26 +151,37 @@ export class GroupSource implements ArchiveSource {
     const end = Math.min(want.last, first + want.countMax - 1) + 1;
     const messages: ArchiveMessage[] = [];
     let bytes = 0;
+    const next = (): number => first + messages.length;
+    const wantsMore = (): boolean => next() < end && bytes < bytesMax;
     const take = (row: Uint8Array): void => {
-      const message = { seq: first + messages.length, ...takeApart(first + messages.length, row) };
+      const message = { seq: next(), ...takeApart(next(), row) };
       bytes += message.body.length;
       messages.push(message);
     };
-    while (first + messages.length < end && bytes < bytesMax) {
-      const gte = first + messages.length;
+    while (wantsMore()) {
+      const gte = next();
       if (end - first > LOOKUPS_MAX) {
         const size = messages.length === 0 ? bytesMax / RANGE_ROWS_FIRST : bytes / messages.length;
         const limit = Math.min(end - gte, RANGE_ROWS_MAX, Math.ceil((bytesMax - bytes) / size));
-        for (const { key, value } of await this.options.storage.rows(groupOf(context), 'message', context, { gte, lt: end, limit })) {
-          if (key !== first + messages.length || bytes >= bytesMax) break;
-          take(value);
+        // A block that goes on behind the end has its key there.
+        const [, upper] = endsOfSpan(end - 1);
+        for (const { key, value } of await this.options.storage.rows(groupOf(context), 'message', context, { gte, lt: upper + 1, limit })) {
+          if (!wantsMore()) break;
+          const block = messagesIn(key, value);
+          const rows = block.rows.slice(Math.max(0, next() - block.first));
+          if (next() < block.first || rows.length === 0) break;
+          for (const row of rows) if (wantsMore()) take(row);
         }
       }
-      if (first + messages.length > gte) continue;
-      // Few are looked up one by one. One that is missing was trimmed meanwhile, or this replica is damaged: asking for it finds that out.
-      const row = this.options.rowsOf(context).get('message', context, gte);
-      if (row === undefined) return messages;
-      take(row);
+      if (next() > gte) continue;
+      // Few are looked up one by one, and the rest of a block that begins before. One that is missing was trimmed meanwhile, or this
+      // replica is damaged: asking for it finds that out.
+      const [, last] = endsOfSpan(gte);
+      while (next() <= last && wantsMore()) {
+        const row = this.options.rowsOf(context).get('message', context, next());
+        if (row === undefined) return messages;
+        take(row);
+      }
     }
     return messages;
   }

@@ -7,7 +7,8 @@
  *   g  group u16                                    group record (records.ts): log bounds, hard state, applied, conf
  *   d  group u16                                    damage mark: why this replica took itself out (UTF-8)
  *   l  group u16  slot u32  index u64               log entry: term u64, type u8, data
- *   s  group u16  slot u32  table u8  id 00  key    state row: value as the state machine wrote it
+ *   s  group u16  slot u32  table u8  id 00  key    state row: value as the state machine wrote it (of messages, some in
+ *                                                   blocks: message-blocks.ts)
  *
  * Every value ends in a CRC-32 over its key and what precedes (a state row's leaves the slot out, so that the row can
  * travel in a snapshot as it is). `slot` is the generation of a group's data: the group record names the live one, an

@@ -72,7 +72,7 @@ describe('imports run one way', () => {
     'src/providers': ['src/contexts'],
     'src/streams': ['src/archive', 'src/contexts', 'src/errors.ts', 'src/log.ts', 'src/render.ts', 'src/reads.ts', 'src/http/input.ts', 'src/cluster/placement.ts'],
     'src/listing': ['src/contexts', 'src/errors.ts', 'src/constants.ts', 'src/render.ts', 'src/http/ports.ts', 'src/cluster/placement.ts', 'src/cluster/ports.ts', 'src/storage/checksum.ts'],
-    'src/archive': ['archiver', 'raft', 'src/contexts', 'src/errors.ts', 'src/render.ts', 'src/config.ts', 'src/metrics.ts', 'src/cluster/placement.ts'],
+    'src/archive': ['archiver', 'raft', 'src/contexts', 'src/errors.ts', 'src/message-blocks.ts', 'src/render.ts', 'src/config.ts', 'src/metrics.ts', 'src/cluster/placement.ts'],
     'src/erasure': ['raft', 'src/contexts', 'src/constants.ts', 'src/log.ts', 'src/cluster/ports.ts', 'src/cluster/router.ts', 'src/storage/store.ts'],
     // Runs on a directory that no node has open: of the running parts it needs forms and names alone.
     'src/reshard': ['src/shards/layout.ts', 'src/shards/relayout.ts', 'raft', 'src/cluster', 'src/storage', 'src/constants.ts', 'src/machine.ts'],

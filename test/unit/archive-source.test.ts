@@ -171,6 +171,27 @@ describe('a slice', () => {
     assert.deepEqual(await seqs({ bytesMax: 1 }), [1]);
   });
 
+  it('is the same whether messages were appended together or one by one, wherever it begins and ends', async () => {
+    await node.store.put('runs', {});
+    for (const count of [3, 100, 1, 200, 20]) await append('runs', count, 'as good as any other text that is said again and again in all of them');
+    const told = ({ seq, body, rowHead }: ContextSlice['messages'][number]): string => `${seq} ${Buffer.from(rowHead).toString('hex')} ${Buffer.from(body).toString()}`;
+    const all = (await slice('runs')).messages;
+    assert.deepEqual(all.map(({ seq }) => seq), Array.from({ length: 324 }, (_, i) => i + 1));
+    const api = await node.store.messages('runs', { fromSeq: 1, toSeq: null, afterVersion: null, limit: 1000 }, 'linearizable');
+    const { messages }: { messages: { parts: { text: string }[] }[] } = JSON.parse(api.body.toString());
+    all.forEach(({ body }, i) => assert.ok(body.toString().includes(`${messages[i]?.parts[0]?.text}"`), `message ${i + 1}`));
+    for (const fromSeq of [1, 2, 40, 63, 64, 65, 66, 104, 105, 200, 300, 324]) {
+      for (const countMax of [1, 9, 20, 64, 100, 1000]) {
+        const { messages } = await slice('runs', { fromSeq, countMax });
+        assert.deepEqual(messages.map(told), all.slice(fromSeq - 1, fromSeq - 1 + countMax).map(told), `${countMax} from ${fromSeq}`);
+      }
+      const bytesMax = 30 * (all[0]?.body.length ?? 0);
+      const some = (await slice('runs', { fromSeq, bytesMax })).messages;
+      assert.deepEqual(some.map(told), all.slice(fromSeq - 1, fromSeq - 1 + some.length).map(told));
+      assert.ok(some.length >= Math.min(25, 325 - fromSeq) && some.length <= 31, `${some.length} messages in ${bytesMax} bytes`);
+    }
+  });
+
   it('holds the compactions that are not confirmed, and the state with them', async () => {
     const id = 'compacted';
     await node.store.put(id, { metadataText: Buffer.from('{"a": 1.0}') });

@@ -89,3 +89,13 @@ it('rows are enough: nothing is read again of a context that was seen once', () 
   for (let i = 0; i < 20; i++) for (const context of CONTEXTS) rows.run({ ...append([user()]), context });
   assert.equal(rows.missed, before);
 });
+
+it('what was read last of a context is forgotten with it', () => {
+  const rows = new RememberingRows();
+  rows.run(put());
+  rows.memory.recentBlocks.keep('c', 1, { first: 1, rows: [new Uint8Array([2])] });
+  rows.run(append([user()]));
+  assert.ok(rows.memory.recentBlocks.get('c', 1) !== undefined);
+  rows.run({ type: 'purge', context: 'c' });
+  assert.equal(rows.memory.recentBlocks.get('c', 1), undefined);
+});
