@@ -12,7 +12,8 @@ import { Agent, fetch as fetchWith } from 'undici';
 import { WebSocket } from 'ws';
 import { VARIABLES } from '../../src/config.ts';
 import { CLIENT_HEARTBEAT } from '../../src/streams/socket.ts';
-import { ClusterProcesses, freePort, until } from '../e2e/processes.ts';
+import { freePort } from '../e2e/ports.ts';
+import { ClusterProcesses, until } from '../e2e/processes.ts';
 import { needTools, ROOT } from './tools.ts';
 
 const run = promisify(execFile);

@@ -8,7 +8,8 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 import { VARIABLES } from '../../src/config.ts';
-import { freePort, until } from '../e2e/processes.ts';
+import { freePort } from '../e2e/ports.ts';
+import { until } from '../e2e/processes.ts';
 import { needTools, ROOT } from './tools.ts';
 
 const run = promisify(execFile);

@@ -8,7 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { ERROR_STATUS } from '../../src/errors.ts';
-import { freePort, until } from '../e2e/processes.ts';
+import { freePort } from '../e2e/ports.ts';
+import { until } from '../e2e/processes.ts';
 import { ROOT } from './tools.ts';
 
 const MAIN = join(ROOT, 'src/main.ts');

@@ -1,15 +1,14 @@
 /**
  * Real server processes for end-to-end tests: start, wait for readiness, kill, restart, clean up by process id.
- * Owns ports and data directories; knows the REST surface only as far as `call` needs.
+ * Owns data directories; knows the REST surface only as far as `call` needs.
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { createWriteStream } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { freePort } from './ports.ts';
 
 const MAIN = join(import.meta.dirname, '../../src/main.ts');
 const READY_MS = 60_000;
@@ -43,12 +42,12 @@ function parse(text: string): Record<string, unknown> {
   }
 }
 
-/** Polls `condition` until it holds; throws with `what` after `ms`. */
-export async function until(what: string, condition: () => boolean | Promise<boolean>, ms = READY_MS): Promise<void> {
+/** Polls `condition` until it holds; throws with `what` after `ms`, and with what `state` says then. */
+export async function until(what: string, condition: () => boolean | Promise<boolean>, ms = READY_MS, state?: () => Promise<string>): Promise<void> {
   const deadline = Date.now() + ms;
   for (;;) {
     if (await condition()) return;
-    if (Date.now() > deadline) throw new Error(`timed out after ${ms} ms waiting for: ${what}`);
+    if (Date.now() > deadline) throw new Error(`timed out after ${ms} ms waiting for: ${what}${state === undefined ? '' : `\n${await state()}`}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
@@ -56,35 +55,6 @@ export async function until(what: string, condition: () => boolean | Promise<boo
 /** A text of so many characters that takes about as much room in a log, where large messages are compressed. */
 export function noise(characters: number): string {
   return randomBytes(characters).toString('base64').slice(0, characters);
-}
-
-/** A port nobody listens on right now. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === 'string') throw new Error('no port');
-  return address.port;
-}
-
-/** A port with two free ones behind it, for two shards, below those that the system gives to outgoing connections. */
-export async function portForShards(): Promise<number> {
-  for (;;) {
-    const port = 15_000 + 4 * Math.floor(Math.random() * 4000);
-    if ((await Promise.all([port, port + 1, port + 2].map(isFree))).every(Boolean)) return port;
-  }
-}
-
-async function isFree(port: number): Promise<boolean> {
-  const server = createServer().listen(port, '127.0.0.1');
-  try {
-    await once(server, 'listening');
-  } catch {
-    return false;
-  }
-  await new Promise((resolve) => server.close(resolve));
-  return true;
 }
 
 export class NodeProcess {
@@ -148,14 +118,11 @@ export class NodeProcess {
   }
 
   async ready(ms = READY_MS): Promise<void> {
-    await until(
-      `${this.name} to be ready (log: ${await this.logTail()})`,
-      async () => {
-        if (!this.running) throw new Error(`${this.name} ended while starting: ${await this.logTail()}`);
-        return (await this.readiness()).status === 200;
-      },
-      ms,
-    );
+    const isReady = async (): Promise<boolean> => {
+      if (!this.running) throw new Error(`${this.name} ended while starting: ${await this.logTail()}`);
+      return (await this.readiness()).status === 200;
+    };
+    await until(`${this.name} to be ready`, isReady, ms, () => this.logTail());
   }
 
   /** The answer of /health/ready, or status 0 while nothing listens. */

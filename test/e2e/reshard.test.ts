@@ -8,7 +8,8 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { groupOf } from '../../src/cluster/placement.ts';
 import { shardOf } from '../../src/cluster/seat.ts';
-import { call, ClusterProcesses, portForShards, until } from './processes.ts';
+import { freePort } from './ports.ts';
+import { call, ClusterProcesses, until } from './processes.ts';
 import type { NodeProcess } from './processes.ts';
 import { execute } from './programs.ts';
 import type { Ended } from './programs.ts';
@@ -60,7 +61,7 @@ describe('a cluster of three nodes that is resharded', () => {
   }
 
   before(async () => {
-    cluster = await ClusterProcesses.create(3, { FASTPACA_REQUEST_TIMEOUT_MS: '2000' }, portForShards);
+    cluster = await ClusterProcesses.create(3, { FASTPACA_REQUEST_TIMEOUT_MS: '2000' }, () => freePort(3));
     for (const node of cluster.nodes) node.start();
     await cluster.ready();
     for (const id of IDS) assert.equal((await call(`${cluster.node(0).url}/v1/contexts/${id}`, 'PUT', {})).status, 201);

@@ -105,6 +105,7 @@ describe('a rolled-back data directory', () => {
     await assertNeverVotes({ sound, victim, gone }, copy);
 
     gone.start();
+    await gone.ready();
     await victim.ready();
     await until('every replica of the node to be made anew', async () => {
       const { groups, moves, coordinator } = (await call(`${victim.url}/v1/cluster`)).json as { groups: { state: string; replicas: string[] }[]; moves: object[]; coordinator: string };

@@ -6,7 +6,8 @@ import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { groupOf } from '../../src/cluster/placement.ts';
 import { shardOf } from '../../src/cluster/seat.ts';
-import { call, ClusterProcesses, freePort, NodeProcess, portForShards, until } from './processes.ts';
+import { freePort } from './ports.ts';
+import { call, ClusterProcesses, NodeProcess, until } from './processes.ts';
 import { execute } from './programs.ts';
 import { StreamClient, streamUrl } from './stream-client.ts';
 
@@ -44,7 +45,7 @@ async function metric(url: string, name: string): Promise<number> {
 }
 
 function shardedNodes(count: number, env: Record<string, string> = {}): Promise<ClusterProcesses> {
-  return ClusterProcesses.create(count, { FASTPACA_SHARDS: '2', FASTPACA_REQUEST_TIMEOUT_MS: '2000', ...env }, portForShards);
+  return ClusterProcesses.create(count, { FASTPACA_SHARDS: '2', FASTPACA_REQUEST_TIMEOUT_MS: '2000', ...env }, () => freePort(3));
 }
 
 /** The status of a call from another address than all others here. */

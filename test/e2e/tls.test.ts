@@ -15,7 +15,8 @@ import { connect } from 'node:tls';
 import { WebSocket } from 'ws';
 import { Authority, replace } from './certificates.ts';
 import type { Pair } from './certificates.ts';
-import { freePort, NodeProcess, noise, until } from './processes.ts';
+import { freePort } from './ports.ts';
+import { NodeProcess, noise, until } from './processes.ts';
 
 const NODES = 4;
 const SECRET = 'the-secret-of-the-cluster';
@@ -38,7 +39,7 @@ before(async () => {
   directory = await mkdtemp(join(tmpdir(), 'fastpaca-tls-'));
   [authority, stranger] = await Promise.all([Authority.create(directory, 'authority'), Authority.create(directory, 'stranger')]);
   trust = { ca: await readFile(authority.cert) };
-  const ports = await Promise.all(Array.from({ length: NODES }, freePort));
+  const ports = await Promise.all(Array.from({ length: NODES }, () => freePort()));
   pairs = await Promise.all(ports.map((_, i) => authority.issue(`node-${i + 1}`)));
   nodes = ports.map((port, i) => nodeOf(`node-${i + 1}`, port, ports, pairs[i] ?? assert.fail(), authority.cert));
   for (const node of nodes) node.start();

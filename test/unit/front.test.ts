@@ -15,7 +15,8 @@ import { Entry, ENTRY_HOST, introduction } from '../../src/shards/entry.ts';
 import { Front } from '../../src/shards/front.ts';
 import { portOf } from '../../src/shards/stream-door.ts';
 import { Authority } from '../e2e/certificates.ts';
-import { freePort, until } from '../e2e/processes.ts';
+import { freePort } from '../e2e/ports.ts';
+import { until } from '../e2e/processes.ts';
 
 const KEY = randomBytes(32).toString('hex');
 const HOST = '127.0.0.1';
