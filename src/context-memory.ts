@@ -3,35 +3,28 @@
  * idempotency keys. All of it is what the rows say and bounded, so that an idle context costs nothing; `clear` is for
  * state that was replaced as a whole.
  *
- * Headers and settings are kept twice: decoded of the contexts that were used last, and as their rows of many more. A row
- * takes a quarter of the memory, and to decode it a twentieth of the time that LevelDB takes to find it.
+ * Headers and settings are kept twice: decoded of the contexts that were used last, and as their rows of many more. Rows
+ * take a tenth of the memory, and to decode one a twentieth of the time that LevelDB takes to find it; and LevelDB sorts a
+ * file anew once it was looked into in vain often enough, which costs several times what the reads themselves do.
  */
 import { BoundedContexts } from './contexts/bounded.ts';
 import { MessageHeads } from './contexts/heads.ts';
 import { keepKeys } from './contexts/idempotency.ts';
 import { KeyMemory } from './contexts/keys.ts';
 import { decodeConfig, decodeHeader } from './contexts/rows.ts';
-import type { Command, ContextConfig, ContextHeader, Outcome, Write } from './contexts/types.ts';
+import type { Command, ContextConfig, ContextHeader, Outcome } from './contexts/types.ts';
 import { RecentBlocks } from './message-blocks.ts';
+import { RowMemory } from './row-memory.ts';
+import type { KeptRow } from './row-memory.ts';
 
 /** Of decoded headers, and of decoded settings: about. */
 const DECODED_BYTES_MAX = 16 * 1024 * 1024;
-/** Of rows: those of some 180,000 contexts. */
-const ROWS_BYTES_MAX = 48 * 1024 * 1024;
+/** Of rows: those of about a million contexts. */
+const ROWS_BYTES_MAX = 128 * 1024 * 1024;
 /** A decoded row without its lists and texts, and its place in memory: about what the runtime takes for them. */
 const DECODED_ROW_BYTES = 640;
 /** Of a context that is not there. */
 const ABSENT_BYTES = 128;
-/** Two rows without their bytes, and their place in memory. */
-const ROWS_BYTES = 200;
-/** A longer row is read from storage. */
-const ROW_BYTES_MAX = 512;
-
-/** The rows of one context, a byte a character, which is what the runtime keeps for the least; '': not known. */
-interface ContextRows {
-  header: string;
-  config: string;
-}
 
 export interface ContextMemoryOptions {
   readonly decodedBytesMax: number;
@@ -45,12 +38,12 @@ export class ContextMemory {
   /** null: there is no such context. */
   private readonly headers: BoundedContexts<ContextHeader | null>;
   private readonly configs: BoundedContexts<ContextConfig>;
-  private readonly rows: BoundedContexts<ContextRows>;
+  private readonly rows: RowMemory;
 
   constructor({ decodedBytesMax = DECODED_BYTES_MAX, rowsBytesMax = ROWS_BYTES_MAX }: Partial<ContextMemoryOptions> = {}) {
     this.headers = new BoundedContexts<ContextHeader | null>(decodedBytesMax, headerBytes);
     this.configs = new BoundedContexts<ContextConfig>(decodedBytesMax, configBytes);
-    this.rows = new BoundedContexts<ContextRows>(rowsBytesMax, rowsBytes);
+    this.rows = new RowMemory(rowsBytesMax);
   }
 
   /** null: there is no such context; undefined: storage has to say. */
@@ -66,19 +59,19 @@ export class ContextMemory {
   /** What storage said; null: there is no such context. */
   readHeader(context: string, header: ContextHeader | null, row: Uint8Array | null): void {
     this.headers.keep(context, header);
-    if (row !== null) this.keepRow(context, 'header', row);
+    if (row !== null) this.rows.keep(context, 'header', row);
   }
 
   readConfig(context: string, config: ContextConfig, row: Uint8Array): void {
     this.configs.keep(context, config);
-    this.keepRow(context, 'config', row);
+    this.rows.keep(context, 'config', row);
   }
 
   /** `command` was applied, and this came of it. */
   applied(command: Command, { header, headers, config, writes }: Outcome): void {
     const { context } = command;
     for (const { table, context: written, value } of writes) {
-      if (table === 'header' || table === 'config') this.keepRow(written, table, value);
+      if (table === 'header' || table === 'config') this.rows.keep(written, table, value);
     }
     if (headers !== undefined) for (const [other, changed] of headers) this.headers.keep(other, changed);
     if (header === null) return;
@@ -106,30 +99,15 @@ export class ContextMemory {
   }
 
   /** What is kept decoded, or else decoded from its row and kept. */
-  private known<T>(context: string, table: keyof ContextRows, kept: BoundedContexts<T>, decode: (row: Uint8Array) => T | null): T | undefined {
+  private known<T>(context: string, table: KeptRow, kept: BoundedContexts<T>, decode: (row: Uint8Array) => T | null): T | undefined {
     const found = kept.get(context);
     if (found !== undefined) return found;
-    const row = this.rows.get(context)?.[table] ?? '';
-    const decoded = row === '' ? null : decode(bytesOf(row));
+    const row = this.rows.get(context, table);
+    const decoded = row === undefined ? null : decode(row);
     if (decoded === null) return undefined;
     kept.keep(context, decoded);
     return decoded;
   }
-
-  /** The row as it is from now on; null: it is gone. */
-  private keepRow(context: string, table: keyof ContextRows, row: Write['value']): void {
-    const rows = this.rows.get(context) ?? { header: '', config: '' };
-    rows[table] = row === null || row.length > ROW_BYTES_MAX ? '' : Buffer.from(row.buffer, row.byteOffset, row.byteLength).toString('latin1');
-    if (rows.header === '' && rows.config === '') this.rows.delete(context);
-    else this.rows.keep(context, rows);
-  }
-}
-
-/** In memory of their own: what is decoded may be a view of them. */
-function bytesOf(row: string): Uint8Array {
-  const bytes = Buffer.allocUnsafeSlow(row.length);
-  bytes.write(row, 'latin1');
-  return bytes;
 }
 
 function headerBytes(header: ContextHeader | null): number {
@@ -140,8 +118,4 @@ function headerBytes(header: ContextHeader | null): number {
 
 function configBytes({ metadataText }: ContextConfig): number {
   return DECODED_ROW_BYTES + metadataText.length;
-}
-
-function rowsBytes({ header, config }: ContextRows): number {
-  return ROWS_BYTES + header.length + config.length;
 }
