@@ -29,6 +29,8 @@ const ABSENT_BYTES = 128;
 export interface ContextMemoryOptions {
   readonly decodedBytesMax: number;
   readonly rowsBytesMax: number;
+  /** See RowMemory. */
+  readonly rowSlabBytes: number;
 }
 
 export class ContextMemory {
@@ -40,10 +42,10 @@ export class ContextMemory {
   private readonly configs: BoundedContexts<ContextConfig>;
   private readonly rows: RowMemory;
 
-  constructor({ decodedBytesMax = DECODED_BYTES_MAX, rowsBytesMax = ROWS_BYTES_MAX }: Partial<ContextMemoryOptions> = {}) {
+  constructor({ decodedBytesMax = DECODED_BYTES_MAX, rowsBytesMax = ROWS_BYTES_MAX, rowSlabBytes }: Partial<ContextMemoryOptions> = {}) {
     this.headers = new BoundedContexts<ContextHeader | null>(decodedBytesMax, headerBytes);
     this.configs = new BoundedContexts<ContextConfig>(decodedBytesMax, configBytes);
-    this.rows = new RowMemory(rowsBytesMax);
+    this.rows = new RowMemory(rowsBytesMax, rowSlabBytes);
   }
 
   /** null: there is no such context; undefined: storage has to say. */

@@ -8,7 +8,8 @@ import type { ContextMemoryOptions } from '../../src/context-memory.ts';
 import { encodeConfig, encodeHeader } from '../../src/contexts/rows.ts';
 import type { Command, ContextConfig, ContextHeader, Outcome } from '../../src/contexts/types.ts';
 
-const CONTEXTS = ['a', 'b', 'c', 'd'];
+const CONTEXTS = ['a', 'b', 'c', 'd', ...Array.from({ length: 36 }, (_, i) => `e${i}`)];
+const SLAB = 2048;
 
 /** Asks the memory first, as a node does, and counts what it could not tell. */
 class RememberingRows extends MemoryRows {
@@ -72,10 +73,10 @@ const command: fc.Arbitrary<Command> = fc
   .map(([context, given]) => ({ ...given, context }));
 
 it('tells what the rows say', () => {
-  const bounds: Partial<ContextMemoryOptions>[] = [{}, { decodedBytesMax: 0 }, { rowsBytesMax: 0 }, { decodedBytesMax: 0, rowsBytesMax: 600 }, { decodedBytesMax: 1400, rowsBytesMax: 600 }];
+  const bounds: Partial<ContextMemoryOptions>[] = [{}, { decodedBytesMax: 0 }, { rowsBytesMax: 0 }, { decodedBytesMax: 0, rowsBytesMax: SLAB }, { decodedBytesMax: 1400, rowsBytesMax: 2 * SLAB }, { decodedBytesMax: 0, rowsBytesMax: 3 * SLAB }];
   fc.assert(
     fc.property(fc.array(command, { maxLength: 60, size: 'max' }), fc.constantFrom(...bounds), (commands, options) => {
-      const rows = new RememberingRows(options);
+      const rows = new RememberingRows({ rowSlabBytes: SLAB, ...options });
       for (const given of commands) rows.run(given);
     }),
     { numRuns: 300 },
