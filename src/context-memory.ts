@@ -19,8 +19,8 @@ import type { KeptRow } from './row-memory.ts';
 
 /** Of decoded headers, and of decoded settings: about. */
 const DECODED_BYTES_MAX = 16 * 1024 * 1024;
-/** Of rows: those of about a million contexts. */
-const ROWS_BYTES_MAX = 128 * 1024 * 1024;
+/** Of rows: those of a million contexts with ids of 32 characters. */
+const ROWS_BYTES_MAX = 160 * 1024 * 1024;
 /** A decoded row without its lists and texts, and its place in memory: about what the runtime takes for them. */
 const DECODED_ROW_BYTES = 640;
 /** Of a context that is not there. */

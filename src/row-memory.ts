@@ -32,7 +32,7 @@ const SLACK_BYTES = 8;
 /** Room for a row that is not known yet: the two come one after the other. */
 const ROOM_BYTES = { header: 48, config: 32 } as const;
 /** The index has twice as many places as there are entries of this size. */
-const ENTRY_BYTES = 80;
+const ENTRY_BYTES = 96;
 
 const LIVE = 1;
 const USED = 2;
@@ -59,7 +59,7 @@ export class RowMemory {
   #hand = 0;
 
   /**
-   * `bytesMax`: of the slabs, rounded down; with less than one nothing is kept. The index, an eighth of it, comes on top;
+   * `bytesMax`: of the slabs, rounded down; with less than one nothing is kept. The index, a tenth of it, comes on top;
    * none of either takes memory before it is used. `slabBytes`: for tests, 2 KiB at least.
    */
   constructor(bytesMax: number, slabBytes = SLAB_BYTES) {
